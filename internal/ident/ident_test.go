@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ident
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+)
+
+func TestCheck(t *testing.T) {
+	for _, id := range []string{"a", "A-b_c.d", "0", strings.Repeat("x", MaxLen)} {
+		if err := Check(id); err != nil {
+			t.Errorf("Check(%q) = %v", id, err)
+		}
+	}
+	for _, id := range []string{"", ".", "a..b", "a/b", "-a", "a-", "ä", "a b", "..", strings.Repeat("x", MaxLen+1)} {
+		if err := Check(id); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("Check(%q) = %v, want an invalid argument", id, err)
+		}
+	}
+}
+
+func TestScopeNeedsNamespace(t *testing.T) {
+	if _, err := ScopeOf(t.Context()); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("no namespace: %v", err)
+	}
+	ctx := WithScope(t.Context(), Scope{Namespace: "n", Lease: "l"})
+	if s, err := ScopeOf(ctx); err != nil || s.Lease != "l" {
+		t.Errorf("ScopeOf = %v, %v", s, err)
+	}
+}
+
+func TestCheckLabel(t *testing.T) {
+	if err := CheckLabel("k", strings.Repeat("v", 4095)); err != nil {
+		t.Error(err)
+	}
+	if err := CheckLabels(map[string]string{"k": strings.Repeat("v", 4096)}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("4097 bytes: %v", err)
+	}
+}
