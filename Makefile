@@ -6,7 +6,7 @@ PREFIX   ?= /usr/local
 DESTDIR  ?=
 VERSION  ?= 2.3.4
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)$(shell git diff --quiet HEAD 2>/dev/null || echo .m)
-COMMANDS  = containerd containerd-shim-runc-v2 ctr
+COMMANDS  = $(notdir $(wildcard cmd/*))
 LDFLAGS   = -s -w -X slipway/internal/version.Version=$(VERSION) -X slipway/internal/version.Revision=$(REVISION)
 FUZZTIME ?= 30s
 
@@ -20,7 +20,7 @@ help: ## show this list
 .PHONY: build
 build: ## build the commands into bin/
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(COMMANDS))
+	$(if $(COMMANDS),$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(COMMANDS)))
 
 .PHONY: install
 install: build ## install into $(DESTDIR)$(PREFIX)

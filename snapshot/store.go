@@ -48,18 +48,20 @@ func openStore(root string) (*Store, error) {
 	if err := os.MkdirAll(filepath.Join(root, "snapshots"), 0o700); err != nil {
 		return nil, err
 	}
+	t, err := openTree(filepath.Join(root, "metadata.db"))
+	if err != nil {
+		return nil, err
+	}
 	unfinished, err := filepath.Glob(filepath.Join(root, "snapshots", "new-*"))
 	if err != nil {
+		t.db.Close()
 		return nil, err
 	}
 	for _, dir := range unfinished { // a crash left them: the database is locked for one process
 		if err := os.RemoveAll(dir); err != nil {
+			t.db.Close()
 			return nil, err
 		}
-	}
-	t, err := openTree(filepath.Join(root, "metadata.db"))
-	if err != nil {
-		return nil, err
 	}
 	return &Store{root: root, tree: t}, nil
 }
