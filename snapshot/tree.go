@@ -240,7 +240,7 @@ func (t *tree) walk(ctx context.Context, fn func(Info) error, filters []string) 
 		}
 		return s.ForEachBucket(func(k []byte) error {
 			info, err := readInfo(s.Bucket(k), string(k))
-			if err == nil && match(info.field) {
+			if err == nil && match(info.Field) {
 				all = append(all, info)
 			}
 			return err
@@ -272,7 +272,8 @@ func (t *tree) ids(fn func(map[uint64]bool) error) error {
 	})
 }
 
-func (i Info) field(path []string) (string, bool) {
+// Field gives a filter "kind", "name", "parent" and "labels.<key>".
+func (i Info) Field(path []string) (string, bool) {
 	switch path[0] {
 	case "kind":
 		return i.Kind.String(), len(path) == 1
