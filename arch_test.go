@@ -15,7 +15,9 @@ import (
 // missing here fails the test. A trailing /... covers a tree.
 var layers = [][]string{
 	{"internal/...", "linux"},
-	{"content/...", "snapshot/...", "image", "registry", "diff", "oci", "event"},
+	{"content/...", "snapshot/...", "event", "oci"},
+	{"image"},
+	{"registry", "diff"},
 	{"meta"},
 	{"transfer", "task", "shim"},
 	{"service", "client"},
