@@ -5,6 +5,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"io"
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
@@ -13,9 +14,11 @@ import (
 	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"slipway/internal/mount"
+	"slipway/internal/mount/mountproto"
 	"slipway/oci"
 )
 
@@ -49,13 +52,28 @@ type NewContainer struct {
 	RootOpts func(root string) []oci.Opt
 }
 
+// MadeContainer is a container as it was just made, so that it can be run
+// without asking for it again.
+type MadeContainer struct {
+	ID             string
+	Spec           *specs.Spec
+	Snapshotter    string // empty without a snapshot
+	RuntimeOptions *anypb.Any
+
+	rootfs []*types.Mount
+}
+
+// Rootfs is what to mount as the container's root, nothing without a snapshot.
+func (m *MadeContainer) Rootfs() []*types.Mount { return m.rootfs }
+
 // NewContainer makes the snapshot of a container and its record. If it fails,
 // neither stays.
-func (c *Client) NewContainer(ctx context.Context, n NewContainer) error {
+func (c *Client) NewContainer(ctx context.Context, n NewContainer) (_ *MadeContainer, err error) {
 	if n.Spec == nil {
-		return fmt.Errorf("container %s: no spec: %w", n.ID, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("container %s: no spec: %w", n.ID, errdefs.ErrInvalidArgument)
 	}
-	return c.leased(ctx, func(ctx context.Context) (err error) {
+	made := &MadeContainer{ID: n.ID, Spec: n.Spec, Snapshotter: n.Snapshotter, RuntimeOptions: n.RuntimeOptions}
+	return made, c.leased(ctx, func(ctx context.Context) (err error) {
 		if n.Snapshotter == "" {
 			return c.record(ctx, n)
 		}
@@ -71,8 +89,28 @@ func (c *Client) NewContainer(ctx context.Context, n NewContainer) error {
 		if err := c.editByRoot(ctx, n, mounts); err != nil {
 			return err
 		}
+		made.rootfs = mountproto.Of(mounts)
 		return c.record(ctx, n)
 	})
+}
+
+// Unmake removes a container that has no task any more, with its snapshot.
+func (c *Client) Unmake(ctx context.Context, m *MadeContainer) error {
+	var calls errgroup.Group
+	calls.Go(func() error {
+		_, err := c.Containers().Delete(ctx, &containersapi.DeleteContainerRequest{ID: m.ID})
+		return err
+	})
+	if m.Snapshotter != "" {
+		calls.Go(func() error {
+			_, err := c.Snapshots().Remove(ctx, &snapshotsapi.RemoveSnapshotRequest{Snapshotter: m.Snapshotter, Key: m.ID})
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			return err
+		})
+	}
+	return calls.Wait()
 }
 
 func (c *Client) prepare(ctx context.Context, n NewContainer) ([]mount.Mount, error) {
@@ -92,7 +130,7 @@ func (c *Client) editByRoot(ctx context.Context, n NewContainer, mounts []mount.
 	if n.RootOpts == nil {
 		return nil
 	}
-	return mount.WithTemp(ctx, "", mount.ReadOnly(mounts), func(root string) error {
+	return c.withMounted(ctx, mounts, func(root string) error {
 		return oci.Apply(ctx, n.Spec, n.RootOpts(root)...)
 	})
 }
@@ -125,6 +163,36 @@ func (c *Client) Container(ctx context.Context, id string) (*containersapi.Conta
 	return resp.Container, nil
 }
 
+// ListContainers returns the records that a filter matches.
+func (c *Client) ListContainers(ctx context.Context, filters ...string) ([]*containersapi.Container, error) {
+	r := &containersapi.ListContainersRequest{Filters: filters}
+	stream, err := c.Containers().ListStream(ctx, r)
+	var all []*containersapi.Container
+	for err == nil {
+		var m *containersapi.ListContainerMessage
+		if m, err = stream.Recv(); err == nil {
+			all = append(all, m.Container)
+		}
+	}
+	switch {
+	case err == io.EOF:
+		return all, nil
+	case !errdefs.IsNotImplemented(err):
+		return nil, err
+	}
+	resp, err := c.Containers().List(ctx, r) // a daemon without streams
+	return resp.GetContainers(), err
+}
+
+// WithRootfs calls fn while a snapshot is mounted at root, read-only.
+func (c *Client) WithRootfs(ctx context.Context, snapshotter, key string, fn func(root string) error) error {
+	resp, err := c.Snapshots().Mounts(ctx, &snapshotsapi.MountsRequest{Snapshotter: snapshotter, Key: key})
+	if err != nil {
+		return err
+	}
+	return c.withMounted(ctx, mount.FromProto(resp.Mounts), fn)
+}
+
 // rootfs returns the mounts of a container's snapshot, none without one.
 func (c *Client) rootfs(ctx context.Context, r *containersapi.Container) ([]*types.Mount, error) {
 	if r.SnapshotKey == "" {
@@ -139,8 +207,9 @@ func (c *Client) rootfs(ctx context.Context, r *containersapi.Container) ([]*typ
 
 // DeleteContainer deletes a container, and with snapshot its root file
 // system. A task that has stopped goes with it; any other is
-// errdefs.ErrFailedPrecondition.
-func (c *Client) DeleteContainer(ctx context.Context, id string, snapshot bool) error {
+// errdefs.ErrFailedPrecondition. ahead, if set, is called with the container
+// when its task is gone and nothing else is yet; what it fails with stops.
+func (c *Client) DeleteContainer(ctx context.Context, id string, snapshot bool, ahead func(*containersapi.Container) error) error {
 	r, err := c.Container(ctx, id)
 	if err != nil {
 		return err
@@ -151,6 +220,11 @@ func (c *Client) DeleteContainer(ctx context.Context, id string, snapshot bool) 
 	}
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
+	}
+	if ahead != nil {
+		if err := ahead(r); err != nil {
+			return err
+		}
 	}
 	if snapshot && r.SnapshotKey != "" {
 		_, err := c.Snapshots().Remove(ctx, &snapshotsapi.RemoveSnapshotRequest{Snapshotter: r.Snapshotter, Key: r.SnapshotKey})

@@ -3,7 +3,6 @@
 package client
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/containerd/containerd/api/types"
@@ -14,6 +13,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"slipway/internal/plainjson"
 )
 
 // Type URLs of the documents that travel as JSON.
@@ -36,7 +37,7 @@ func DescriptorProto(d ocispec.Descriptor) *types.Descriptor {
 // Spec reads a runtime spec from a container's record.
 func Spec(a *anypb.Any) (*specs.Spec, error) {
 	s := &specs.Spec{}
-	if err := json.Unmarshal(a.GetValue(), s); err != nil {
+	if err := plainjson.Unmarshal(a.GetValue(), s); err != nil {
 		return nil, fmt.Errorf("spec: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return s, nil
@@ -45,8 +46,11 @@ func Spec(a *anypb.Any) (*specs.Spec, error) {
 // SpecProto converts a runtime spec for a container's record.
 func SpecProto(s *specs.Spec) (*anypb.Any, error) { return jsonAny(specURL, s) }
 
+// ProcessProto converts the spec of a process for an exec.
+func ProcessProto(p *specs.Process) (*anypb.Any, error) { return jsonAny(processURL, p) }
+
 func jsonAny(url string, v any) (*anypb.Any, error) {
-	data, err := json.Marshal(v)
+	data, err := plainjson.Marshal(v)
 	if err != nil {
 		return nil, err
 	}

@@ -44,7 +44,8 @@ type IO struct {
 	cancel  context.CancelFunc // gives up FIFOs that nobody has opened yet
 	ctx     context.Context
 	in      io.Closer
-	pumps   []*pump // of stdout and stderr
+	pumps   []*pump    // of stdout and stderr
+	held    []*os.File // ends that are only kept open
 	done    chan struct{}
 	fed     chan struct{} // closed when stdin has ended; nil without a pump
 	closing sync.Once
@@ -90,9 +91,31 @@ func NewIO(root, id string, terminal bool, stdin io.Reader, stdout, stderr io.Wr
 }
 
 // DetachedIO makes FIFOs as NewIO does, but no pumps: whoever attaches later
-// reads and writes them.
+// reads and writes them. Until Start or Close it keeps the output open, since a
+// shim waits for a reader before it lets a process start.
 func DetachedIO(root, id string, terminal bool) (*IO, error) {
-	return makeFIFOs(root, id, terminal, true, true, true)
+	s, err := makeFIFOs(root, id, terminal, true, true, true)
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range []string{s.Stdout, s.Stderr} {
+		if path == "" {
+			continue
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+		if err != nil {
+			s.Close()
+			return nil, err
+		}
+		s.held = append(s.held, f)
+	}
+	return s, nil
+}
+
+func (s *IO) release() {
+	for _, f := range s.held {
+		f.Close()
+	}
 }
 
 func makeFIFOs(root, id string, terminal, stdin, stdout, stderr bool) (_ *IO, err error) {
@@ -134,9 +157,9 @@ func makeFIFOs(root, id string, terminal, stdin, stdout, stderr bool) (_ *IO, er
 	return s, nil
 }
 
-// openIO is the streams of a process that exists. nil readers and writers are
+// OpenIO is the streams of a process that exists. nil readers and writers are
 // not attached.
-func openIO(stdin, stdout, stderr string, terminal bool, in io.Reader, out, errs io.Writer) (*IO, error) {
+func OpenIO(stdin, stdout, stderr string, terminal bool, in io.Reader, out, errs io.Writer) (*IO, error) {
 	s := emptyIO()
 	s.Stdin, s.Stdout, s.Stderr, s.Terminal = stdin, stdout, stderr, terminal
 	if fifoPath(stdin) == "" {
@@ -237,6 +260,7 @@ func (s *IO) close() error {
 	for _, p := range s.pumps {
 		p.from.Close()
 	}
+	s.release()
 	select {
 	case <-s.done:
 	case <-time.After(cleanupTimeout): // a writer of ours is stuck

@@ -221,7 +221,7 @@ func TestCloseLeavesOtherFilesAlone(t *testing.T) {
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := openIO(file, pipe, "file://"+file, false, nil, nil, nil)
+	s, err := OpenIO(file, pipe, "file://"+file, false, nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"time"
 
 	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
@@ -38,12 +39,7 @@ func (c *Client) WithLease(ctx context.Context, ttl time.Duration) (_ context.Co
 	if ttl <= 0 {
 		ttl = 24 * time.Hour
 	}
-	now := time.Now()
-	id := uniqueID(now)
-	_, err = c.Leases().Create(ctx, &leasesapi.CreateRequest{
-		ID:     id,
-		Labels: map[string]string{expireLabel: now.Add(ttl).UTC().Format(time.RFC3339)},
-	})
+	id, err := c.NewLease(ctx, "", ttl, nil)
 	if err != nil {
 		return nil, nil, fmt.Errorf("lease: create: %w", err)
 	}
@@ -57,6 +53,38 @@ func (c *Client) WithLease(ctx context.Context, ttl time.Duration) (_ context.Co
 		return err
 	}
 	return UnderLease(ctx, id), done, nil
+}
+
+// leased runs fn under a lease.
+func (c *Client) leased(ctx context.Context, fn func(context.Context) error) (err error) {
+	ctx, done, err := c.WithLease(ctx, 0)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if derr := done(); err == nil {
+			err = derr
+		}
+	}()
+	return fn(ctx)
+}
+
+// NewLease creates a lease, with a name of its own if id is empty, that ends
+// after ttl, or never if that is 0. It returns the name.
+func (c *Client) NewLease(ctx context.Context, id string, ttl time.Duration, labels map[string]string) (string, error) {
+	now := time.Now()
+	if id == "" {
+		id = uniqueID(now)
+	}
+	r := &leasesapi.CreateRequest{ID: id, Labels: maps.Clone(labels)}
+	if ttl > 0 {
+		if r.Labels == nil {
+			r.Labels = make(map[string]string)
+		}
+		r.Labels[expireLabel] = now.Add(ttl).UTC().Format(time.RFC3339)
+	}
+	_, err := c.Leases().Create(ctx, r)
+	return id, err
 }
 
 // detached is a context for clean-up, which outlives ctx but not for long.

@@ -32,6 +32,7 @@ type Process struct {
 	exec string // empty for the first process
 	pid  uint32
 	io   *IO
+	runs bool // has been started: a shim has opened its streams
 }
 
 // A Task is a container that runs: its first process and all others.
@@ -50,7 +51,8 @@ type TaskOpts struct {
 	Options     *anypb.Any
 	RuntimePath string
 	Checkpoint  *ocispec.Descriptor
-	PidFile     string // is written when the process is there, before it starts
+	Made        *MadeContainer // of the task, if it was just made
+	PidFile     string         // is written when the process is there, before it starts
 }
 
 // NewTask makes a task of the container id, whose process waits for Start.
@@ -64,11 +66,7 @@ func (c *Client) NewTask(ctx context.Context, id string, opts TaskOpts) (_ *Task
 			t.io.Close()
 		}
 	}()
-	record, err := c.Container(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	rootfs, err := c.rootfs(ctx, record)
+	rootfs, err := c.taskRoot(ctx, id, opts.Made)
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +90,17 @@ func (c *Client) NewTask(ctx context.Context, id string, opts TaskOpts) (_ *Task
 		return nil, err
 	}
 	return t, nil
+}
+
+func (c *Client) taskRoot(ctx context.Context, id string, made *MadeContainer) ([]*types.Mount, error) {
+	if made != nil {
+		return made.rootfs, nil
+	}
+	record, err := c.Container(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return c.rootfs(ctx, record)
 }
 
 // writePid makes file appear with its content or not at all.
@@ -143,8 +152,8 @@ func (c *Client) load(ctx context.Context, id, exec string, stdin io.Reader, std
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{c: c, id: id, exec: exec, pid: resp.Process.Pid}
-	if p.io, err = openIO(resp.Process.Stdin, resp.Process.Stdout, resp.Process.Stderr, resp.Process.Terminal, stdin, stdout, stderr); err != nil {
+	p := &Process{c: c, id: id, exec: exec, pid: resp.Process.Pid, runs: resp.Process.Status != tasktypes.Status_CREATED}
+	if p.io, err = OpenIO(resp.Process.Stdin, resp.Process.Stdout, resp.Process.Stderr, resp.Process.Terminal, stdin, stdout, stderr); err != nil {
 		return nil, err
 	}
 	if p.io.fed != nil {
@@ -172,7 +181,8 @@ func (p *Process) Start(ctx context.Context) error {
 		p.io.Cancel() // the other ends may never be opened
 		return err
 	}
-	p.pid = resp.Pid
+	p.pid, p.runs = resp.Pid, true
+	p.io.release()
 	if p.io.fed != nil {
 		go p.closeFed(ctx)
 	}
@@ -255,7 +265,14 @@ func (p *Process) Delete(ctx context.Context) (Exit, error) {
 	if !created && st.Status != tasktypes.Status_STOPPED && st.Status != tasktypes.Status_UNKNOWN {
 		return Exit{}, fmt.Errorf("task must be stopped before deletion: %s: %w", statusName(st.Status), errdefs.ErrFailedPrecondition)
 	}
-	p.io.Cancel()
+	return p.DeleteExited(ctx)
+}
+
+// DeleteExited is Delete for a process that is known not to run.
+func (p *Process) DeleteExited(ctx context.Context) (Exit, error) {
+	if !p.runs { // nobody has opened the streams, nor will
+		p.io.Cancel()
+	}
 	p.io.drain(ctx)
 	resp, err := p.delete(ctx)
 	if err != nil {
@@ -299,7 +316,7 @@ func (t *Task) Exec(ctx context.Context, execID string, spec *specs.Process, str
 	if streams == nil {
 		streams = NullIO()
 	}
-	a, err := jsonAny(processURL, spec)
+	a, err := ProcessProto(spec)
 	if err == nil {
 		_, err = t.c.Tasks().Exec(ctx, &tasksapi.ExecProcessRequest{
 			ContainerID: t.id, ExecID: execID, Spec: a,

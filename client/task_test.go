@@ -46,6 +46,7 @@ type cat struct {
 	stdin, stdout, stderr string
 	in, inHold            *os.File
 	out, outHold          *os.File
+	err, errHold          *os.File
 	exited                chan struct{}
 }
 
@@ -70,6 +71,9 @@ func (s *catServer) add(exec, stdin, stdout, stderr string) *cat {
 func (p *cat) open(t *testing.T) {
 	p.in, p.inHold = openBoth(t, p.stdin)
 	p.outHold, p.out = openBoth(t, p.stdout)
+	if p.stderr != "" {
+		p.errHold, p.err = openBoth(t, p.stderr)
+	}
 }
 
 func (s *catServer) Create(_ context.Context, r *tasksapi.CreateTaskRequest) (*tasksapi.CreateTaskResponse, error) {
@@ -107,6 +111,8 @@ func (s *catServer) Start(_ context.Context, r *tasksapi.StartRequest) (*tasksap
 		s.mu.Unlock()
 		p.out.Close()
 		p.outHold.Close()
+		p.err.Close()
+		p.errHold.Close()
 		close(p.exited)
 	}()
 	return &tasksapi.StartResponse{Pid: 8}, nil
@@ -379,7 +385,7 @@ func TestRunningTaskCannotBeDeleted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.DeleteContainer(ctx, "c1", true); !errdefs.IsFailedPrecondition(err) {
+	if err := c.DeleteContainer(ctx, "c1", true, nil); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a created task with a process: %v", err)
 	}
 	if err := task.Start(ctx); err != nil {
@@ -388,7 +394,7 @@ func TestRunningTaskCannotBeDeleted(t *testing.T) {
 	if _, err := task.Delete(ctx); !errdefs.IsFailedPrecondition(err) || err.Error() != "task must be stopped before deletion: running: failed precondition" {
 		t.Errorf("Delete: %v", err)
 	}
-	if err := c.DeleteContainer(ctx, "c1", true); !errdefs.IsFailedPrecondition(err) {
+	if err := c.DeleteContainer(ctx, "c1", true, nil); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("DeleteContainer: %v", err)
 	}
 	if len(tasks.deleted) != 0 || records.snapshots.notes() != "" {
@@ -398,7 +404,7 @@ func TestRunningTaskCannotBeDeleted(t *testing.T) {
 	if e := <-task.Wait(ctx); e.Err != nil {
 		t.Fatal(e.Err)
 	}
-	if err := c.DeleteContainer(ctx, "c1", true); err != nil {
+	if err := c.DeleteContainer(ctx, "c1", true, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := records.snapshots.notes(); len(tasks.deleted) != 1 || got != "remove key, container c1" {
@@ -424,7 +430,7 @@ func TestContainerIsMadeWhollyOrNotAtAll(t *testing.T) {
 	c, _, records := taskClient(t)
 	ctx := deadline(t)
 	n := NewContainer{ID: "c9", Snapshotter: "sn", Parent: "sha256:p", Spec: oci.Default("test", "c9"), Labels: map[string]string{"a": "b"}}
-	if err := c.NewContainer(ctx, n); err != nil {
+	if _, err := c.NewContainer(ctx, n); err != nil {
 		t.Fatal(err)
 	}
 	r := records.created
@@ -436,7 +442,7 @@ func TestContainerIsMadeWhollyOrNotAtAll(t *testing.T) {
 	}
 	records.refuse = fmt.Errorf("container %q: %w", "c9", errdefs.ErrAlreadyExists)
 	n.ReadOnlyView = true
-	if err := c.NewContainer(ctx, n); !errdefs.IsAlreadyExists(err) {
+	if _, err := c.NewContainer(ctx, n); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("refused record: %v", err)
 	}
 	if got, want := records.snapshots.notes(), "prepare c9 on sha256:p, view c9 on sha256:p, remove c9"; got != want {
@@ -465,7 +471,7 @@ func TestSpecIsEditedByTheRoot(t *testing.T) {
 		}
 		return []oci.Opt{oci.WithUser("bob", root)}
 	}}
-	if err := c.NewContainer(deadline(t), n); err != nil {
+	if _, err := c.NewContainer(deadline(t), n); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := Spec(records.created.Spec); err != nil || s.Process.User.UID != 12 || s.Process.User.GID != 34 {
@@ -475,7 +481,7 @@ func TestSpecIsEditedByTheRoot(t *testing.T) {
 		t.Errorf("mount point %s is left: %v", at, err)
 	}
 	n.RootOpts = func(root string) []oci.Opt { return []oci.Opt{oci.WithUser("eve", root)} }
-	if err := c.NewContainer(deadline(t), n); !errdefs.IsNotFound(err) || !strings.HasSuffix(records.snapshots.notes(), "remove c9") {
+	if _, err := c.NewContainer(deadline(t), n); !errdefs.IsNotFound(err) || !strings.HasSuffix(records.snapshots.notes(), "remove c9") {
 		t.Errorf("unknown user: %v, %s", err, records.snapshots.notes())
 	}
 }

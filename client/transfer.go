@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
+	"sync"
+	"time"
 
 	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
 	"github.com/containerd/containerd/api/types"
@@ -53,8 +56,10 @@ type PullOpts struct {
 	Registry     RegistryOpts
 }
 
-// Pull fetches the image ref from its registry. progress, if not nil, is
-// called in order and not after Pull has returned.
+// Pull fetches the image ref from its registry. What it makes is kept by the
+// lease of ctx or, without one, by a lease of the daemon's, which ends with the
+// call even if this process is killed. progress, if not nil, is called in order
+// and not after Pull has returned.
 func (c *Client) Pull(ctx context.Context, ref string, opts PullOpts, progress func(Progress)) error {
 	parsed, err := parsePlatforms(opts.Platforms)
 	if err != nil {
@@ -75,14 +80,12 @@ func (c *Client) Pull(ctx context.Context, ref string, opts PullOpts, progress f
 			store.Unpacks = append(store.Unpacks, &wire.UnpackConfiguration{Platform: p, Snapshotter: opts.Snapshotter})
 		}
 	}
-	return c.leased(ctx, func(ctx context.Context) error {
-		source, end, err := c.registry(ctx, ref, opts.Registry)
-		if err != nil {
-			return err
-		}
-		defer end()
-		return c.transfer(ctx, source, store, progress)
-	})
+	source, end, err := c.registry(ctx, ref, opts.Registry)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return c.transfer(ctx, source, store, progress)
 }
 
 // PushOpts says what to push.
@@ -97,21 +100,17 @@ func (c *Client) Push(ctx context.Context, local, remote string, opts PushOpts, 
 	if err != nil {
 		return err
 	}
-	return c.leased(ctx, func(ctx context.Context) error {
-		destination, end, err := c.registry(ctx, remote, opts.Registry)
-		if err != nil {
-			return err
-		}
-		defer end()
-		return c.transfer(ctx, &wire.ImageStore{Name: local, Platforms: parsed}, destination, progress)
-	})
+	destination, end, err := c.registry(ctx, remote, opts.Registry)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return c.transfer(ctx, &wire.ImageStore{Name: local, Platforms: parsed}, destination, progress)
 }
 
 // Tag gives the image from another name, which it takes from any other image.
 func (c *Client) Tag(ctx context.Context, from, to string) error {
-	return c.leased(ctx, func(ctx context.Context) error {
-		return c.transfer(ctx, &wire.ImageStore{Name: from}, &wire.ImageStore{Name: to}, nil)
-	})
+	return c.transfer(ctx, &wire.ImageStore{Name: from}, &wire.ImageStore{Name: to}, nil)
 }
 
 // ExportOpts says what an archive contains.
@@ -129,27 +128,81 @@ func (c *Client) Export(ctx context.Context, w io.Writer, name string, opts Expo
 	if err != nil {
 		return err
 	}
-	return c.leased(ctx, func(ctx context.Context) error {
-		bytes, err := c.openStream(ctx, "export")
-		if err != nil {
-			return err
-		}
-		var received error
-		bytes.serve(func() { received = bytes.receiveBytes(w) })
-		from := &wire.ImageStore{Name: name}
-		for _, n := range opts.ExtraReferenceNames {
-			from.ExtraReferences = append(from.ExtraReferences, &wire.ImageReference{Name: n})
-		}
-		err = c.transfer(ctx, from, &wire.ImageExportStream{
-			Stream: bytes.id, Platforms: parsed, AllPlatforms: opts.AllPlatforms,
-			SkipCompatibilityManifest: opts.SkipDockerManifest, SkipNonDistributable: opts.SkipNonDistributed,
-		}, progress)
-		bytes.close()
-		if err == nil {
-			err = received
-		}
+	bytes, err := c.openStream(ctx, "export")
+	if err != nil {
 		return err
+	}
+	archive := &tarEnd{to: w}
+	var received error
+	got := make(chan struct{})
+	bytes.serve(func() {
+		defer close(got)
+		received = bytes.receiveBytes(archive)
 	})
+	from := &wire.ImageStore{Name: name}
+	for _, n := range opts.ExtraReferenceNames {
+		from.ExtraReferences = append(from.ExtraReferences, &wire.ImageReference{Name: n})
+	}
+	err = c.transfer(ctx, from, &wire.ImageExportStream{
+		Stream: bytes.id, Platforms: parsed, AllPlatforms: opts.AllPlatforms,
+		SkipCompatibilityManifest: opts.SkipDockerManifest, SkipNonDistributable: opts.SkipNonDistributed,
+	}, progress)
+	if err == nil && archive.wait(got) {
+		bytes.cancel()
+		<-got
+		received = nil
+	}
+	bytes.close()
+	if err == nil {
+		err = received
+	}
+	return err
+}
+
+// tarEnd passes an archive on and tells when it has come to an end: the
+// daemon of containerd 2.3.4 leaves its stream open.
+type tarEnd struct {
+	to io.Writer
+
+	mu    sync.Mutex // guards what follows
+	zeros int        // at the end of what has been written
+	last  time.Time
+}
+
+// tarTrailer is how many zero bytes end an archive, at least.
+const tarTrailer = 1024
+
+func (t *tarEnd) Write(p []byte) (int, error) {
+	tail := len(p) - len(strings.TrimRight(string(p), "\x00"))
+	t.mu.Lock()
+	if tail == len(p) {
+		tail += t.zeros
+	}
+	t.zeros, t.last = tail, time.Now()
+	t.mu.Unlock()
+	return t.to.Write(p)
+}
+
+// wait returns when the stream has ended, false, or when all has been quiet
+// after what looks like the end of an archive, true.
+func (t *tarEnd) wait(ended <-chan struct{}) bool {
+	const quiet, limit = 100 * time.Millisecond, cleanupTimeout
+	tick := time.NewTicker(quiet / 5)
+	defer tick.Stop()
+	for start := time.Now(); time.Since(start) < limit; {
+		select {
+		case <-ended:
+			return false
+		case <-tick.C:
+			t.mu.Lock()
+			over := t.zeros >= tarTrailer && time.Since(t.last) > quiet
+			t.mu.Unlock()
+			if over {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ImportOpts says how the images of an archive are named and unpacked.
@@ -183,40 +236,24 @@ func (c *Client) Import(ctx context.Context, r io.Reader, opts ImportOpts, progr
 			store.Unpacks = append(store.Unpacks, &wire.UnpackConfiguration{Platform: p, Snapshotter: opts.Snapshotter})
 		}
 	}
-	return c.leased(ctx, func(ctx context.Context) error {
-		bytes, err := c.openStream(ctx, "import")
-		if err != nil {
-			return err
-		}
-		// A transfer that does not get all of r cannot succeed.
-		ctx, fail := context.WithCancelCause(ctx)
-		defer fail(nil)
-		bytes.serve(func() {
-			if err := bytes.sendBytes(r); err != nil && !errdefs.IsUnavailable(err) && err != io.EOF {
-				fail(err)
-			}
-		})
-		err = c.transfer(ctx, &wire.ImageImportStream{Stream: bytes.id, ForceCompress: opts.Compress}, store, progress)
-		if cause := context.Cause(ctx); err != nil && cause != nil {
-			err = cause
-		}
-		bytes.close()
-		return err
-	})
-}
-
-// leased runs fn under a lease.
-func (c *Client) leased(ctx context.Context, fn func(context.Context) error) (err error) {
-	ctx, done, err := c.WithLease(ctx, 0)
+	bytes, err := c.openStream(ctx, "import")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if derr := done(); err == nil {
-			err = derr
+	// A transfer that does not get all of r cannot succeed.
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	bytes.serve(func() {
+		if err := bytes.sendBytes(r); err != nil && !errdefs.IsUnavailable(err) && err != io.EOF {
+			fail(err)
 		}
-	}()
-	return fn(ctx)
+	})
+	err = c.transfer(ctx, &wire.ImageImportStream{Stream: bytes.id, ForceCompress: opts.Compress}, store, progress)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = cause
+	}
+	bytes.close()
+	return err
 }
 
 // transfer runs one transfer and passes its progress on.

@@ -65,7 +65,7 @@ func (c *Client) UnpackWith(ctx context.Context, target ocispec.Descriptor, opts
 	if err != nil {
 		return "", ocispec.Image{}, err
 	}
-	store := c.Store()
+	store := &documents{Store: c.Store(), known: make(map[digest.Digest][]byte)}
 	manifest, err := image.Manifest(ctx, store, target, want)
 	if err != nil {
 		return "", ocispec.Image{}, err
@@ -86,6 +86,9 @@ func (c *Client) UnpackWith(ctx context.Context, target ocispec.Descriptor, opts
 	}
 	u := &unpacking{c, opts, manifest.Layers, ids, image.ChainIDs(ids)}
 	top := u.chain[len(ids)-1]
+	if there, err := u.there(ctx, top); err != nil || there {
+		return top, config, err
+	}
 	err = c.leased(ctx, func(ctx context.Context) error {
 		if err := u.run(ctx); err != nil {
 			return fmt.Errorf("image %s: unpack with %s: %w", target.Digest, opts.Snapshotter, err)
@@ -93,6 +96,26 @@ func (c *Client) UnpackWith(ctx context.Context, target ocispec.Descriptor, opts
 		return u.keep(ctx, manifest.Config.Digest, top)
 	})
 	return top, config, err
+}
+
+// documents is a store that asks for each document once, and not for its size
+// first.
+type documents struct {
+	*Store
+	known map[digest.Digest][]byte
+}
+
+// ReadDocument implements image.DocumentReader.
+func (d *documents) ReadDocument(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	if data, ok := d.known[desc.Digest]; ok {
+		return data, nil
+	}
+	data := make([]byte, desc.Size)
+	if err := d.Store.read(ctx, desc.Digest, data, 0); err != nil {
+		return nil, err
+	}
+	d.known[desc.Digest] = data
+	return data, nil
 }
 
 func matcher(platform string) (platforms.MatchComparer, error) {

@@ -77,6 +77,18 @@ type Writer interface {
 	Commit(ctx context.Context, size int64, expected digest.Digest, labels map[string]string) error
 }
 
+// A Tail reads the bytes of an ingest while they are written, and after its
+// commit.
+type Tail interface {
+	io.ReaderAt
+	io.Closer
+}
+
+// A Tailer is a Writer that can be read from while it is written.
+type Tailer interface {
+	Tail() (Tail, error)
+}
+
 // A Store keeps blobs and ingests. Local implements it on a directory, and
 // meta for one namespace on top of Local.
 type Store interface {

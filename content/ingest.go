@@ -27,7 +27,7 @@ func (l *Local) Status(_ context.Context, ref string) (Status, error) {
 }
 
 // ListStatuses describes every ingest. Directories that a crash left half
-// made, without a ref, are passed over.
+// made, without their ref, are passed over.
 func (l *Local) ListStatuses(ctx context.Context) ([]Status, error) {
 	entries, err := os.ReadDir(filepath.Join(l.root, "ingest"))
 	if err != nil {
@@ -47,12 +47,9 @@ func (l *Local) ListStatuses(ctx context.Context) ([]Status, error) {
 	return all, ctx.Err()
 }
 
-// Abort drops an ingest that nobody is writing.
+// Abort drops an ingest. One that is being written cannot be committed any
+// more, and its ref stays locked until the writer is closed.
 func (l *Local) Abort(_ context.Context, ref string) error {
-	if err := l.lock(ref); err != nil {
-		return err
-	}
-	defer l.unlock(ref)
 	dir := l.ingestDir(ref)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("ingest ref %q: %w", ref, errdefs.ErrNotFound)
@@ -60,8 +57,17 @@ func (l *Local) Abort(_ context.Context, ref string) error {
 	return os.RemoveAll(dir)
 }
 
-// RemoveIngestsExcept drops every ingest whose ref keep refuses, half-made
-// directories included. Ingests with a writer stay.
+// abortIdle drops an ingest unless it is being written.
+func (l *Local) abortIdle(ctx context.Context, ref string) error {
+	if err := l.lock(ref); err != nil {
+		return err
+	}
+	defer l.unlock(ref)
+	return l.Abort(ctx, ref)
+}
+
+// RemoveIngestsExcept drops every ingest whose ref keep refuses. Ingests with
+// a writer stay, as do directories without a ref, which may be in the making.
 func (l *Local) RemoveIngestsExcept(ctx context.Context, keep func(ref string) bool) error {
 	entries, err := os.ReadDir(filepath.Join(l.root, "ingest"))
 	if err != nil {
@@ -76,16 +82,18 @@ func (l *Local) RemoveIngestsExcept(ctx context.Context, keep func(ref string) b
 		if err != nil || keep(string(ref)) {
 			continue
 		}
-		if err := l.Abort(ctx, string(ref)); err != nil && !errdefs.IsUnavailable(err) && !errdefs.IsNotFound(err) {
+		if err := l.abortIdle(ctx, string(ref)); err != nil && !errdefs.IsUnavailable(err) && !errdefs.IsNotFound(err) {
 			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
 }
 
+// readStatus describes the ingest in dir. One whose ref a power cut kept from
+// the disk, which leaves an empty file, is none.
 func readStatus(dir string) (Status, error) {
 	ref, err := os.ReadFile(filepath.Join(dir, "ref"))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && digest.FromBytes(ref).Encoded() != filepath.Base(dir) {
 		return Status{}, fmt.Errorf("ingest %s: %w", filepath.Base(dir), errdefs.ErrNotFound)
 	}
 	if err != nil {

@@ -41,7 +41,26 @@ func Open(root string) (*Local, error) {
 			return nil, err
 		}
 	}
-	return &Local{root: root, locked: make(map[string]time.Time)}, nil
+	l := &Local{root: root, locked: make(map[string]time.Time)}
+	return l, l.removeHalfMade()
+}
+
+// removeHalfMade clears away the ingests that a crash left without the ref by
+// which anybody could find them. Nobody writes yet.
+func (l *Local) removeHalfMade() error {
+	dirs, err := filepath.Glob(filepath.Join(l.root, "ingest", "*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if _, err := readStatus(dir); !errdefs.IsNotFound(err) {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *Local) blobPath(d digest.Digest) (string, error) {

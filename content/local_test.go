@@ -56,6 +56,33 @@ func TestFilesAreContainerds(t *testing.T) {
 	}
 }
 
+func TestAnIngestThatAPowerCutEmptiedBeginsAgain(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir)
+	begin := func() content.Writer {
+		w, err := l.Writer(t.Context(), content.WriterOpts{Ref: "default/1/r"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	w := begin()
+	w.Write([]byte("lost"))
+	w.Close()
+	ref := filepath.Join(dir, "ingest", digest.FromString("default/1/r").Encoded(), "ref")
+	if err := os.Truncate(ref, 0); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := l.ListStatuses(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("ingests: %v, %v", all, err)
+	}
+	w = begin()
+	w.Write([]byte("hello"))
+	if err := w.Commit(t.Context(), 5, digest.FromString("hello"), nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDigestCannotLeaveTheStore(t *testing.T) {
 	l := open(t, t.TempDir())
 	for _, d := range []digest.Digest{"sha256:../../x", "sha256:", "x", "", "../../etc:passwd"} {
@@ -86,6 +113,24 @@ func TestRemoveIngestsExcept(t *testing.T) {
 	}
 	if err != nil || len(left) != 2 || strings.Contains(strings.Join(left, " "), "drop") {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+func TestOpenRemovesHalfMadeIngests(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir)
+	w, err := l.Writer(t.Context(), content.WriterOpts{Ref: "whole"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	for _, name := range []string{"empty", "noref"} {
+		os.Mkdir(filepath.Join(dir, "ingest", name), 0o755)
+	}
+	os.WriteFile(filepath.Join(dir, "ingest/noref/data"), []byte("x"), 0o600)
+	open(t, dir)
+	if left, _ := os.ReadDir(filepath.Join(dir, "ingest")); len(left) != 1 || left[0].Name() != digest.FromString("whole").Encoded() {
+		t.Errorf("left: %v", left)
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/sha512"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"slipway/internal/fault"
 )
@@ -56,8 +59,6 @@ func (l *Local) openWriter(opts WriterOpts) (*writer, error) {
 		return w, w.create()
 	case err != nil:
 		return nil, err
-	case st.Ref != opts.Ref:
-		return nil, fmt.Errorf("ingest %s holds ref %s: %w", opts.Ref, st.Ref, errdefs.ErrInternal)
 	case opts.Total > 0 && st.Total > 0 && opts.Total != st.Total:
 		return nil, fmt.Errorf("ref %s was begun with a total of %d bytes, not %d: %w", opts.Ref, st.Total, opts.Total, errdefs.ErrFailedPrecondition)
 	}
@@ -85,6 +86,7 @@ type writer struct {
 	status    Status
 	hash      hash.Hash
 	file      *os.File // nil after Close
+	flushed   int64    // bytes on their way to the disk
 }
 
 func (w *writer) create() (err error) {
@@ -135,8 +137,24 @@ func (w *writer) Write(p []byte) (int, error) {
 	n, err := w.file.Write(p)
 	w.hash.Write(p[:n])
 	w.status.Offset += int64(n)
+	w.writeBack()
 	w.status.UpdatedAt = time.Now()
 	return n, err
+}
+
+// Tail opens the data for reading.
+func (w *writer) Tail() (Tail, error) { return os.Open(filepath.Join(w.dir, "data")) }
+
+// writeBackEvery is how many bytes are left to the page cache at most.
+const writeBackEvery = 16 << 20
+
+// writeBack starts writing to the disk what has come together, so that the
+// commit has less to wait for. Nothing depends on it.
+func (w *writer) writeBack() {
+	if n := w.status.Offset - w.flushed; n >= writeBackEvery {
+		unix.SyncFileRange(int(w.file.Fd()), w.flushed, n, unix.SYNC_FILE_RANGE_WRITE)
+		w.flushed = w.status.Offset
+	}
 }
 
 func (w *writer) Digest() digest.Digest {
@@ -159,7 +177,7 @@ func (w *writer) Truncate(size int64) error {
 		return err
 	}
 	w.hash.Reset()
-	w.status.Offset = 0
+	w.status.Offset, w.flushed = 0, 0
 	return w.file.Truncate(0)
 }
 
@@ -196,7 +214,11 @@ func (w *writer) Commit(ctx context.Context, size int64, expected digest.Digest,
 		w.drop()
 		return fmt.Errorf("content %v: %w", dgst, errdefs.ErrAlreadyExists)
 	}
-	if err := w.publish(path); err != nil {
+	err = w.publish(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("commit %s: ref %s was aborted: %w: %w", dgst, w.status.Ref, err, errdefs.ErrNotFound)
+	}
+	if err != nil {
 		return fmt.Errorf("commit %s: %w", dgst, err)
 	}
 	w.drop()

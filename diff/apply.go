@@ -21,11 +21,15 @@ import (
 	"io"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"slipway/internal/mount"
 )
 
 // ApplyOpts changes Apply and ApplyBlob; the zero value is the default.
@@ -34,11 +38,32 @@ type ApplyOpts struct {
 	SyncFS bool
 	// Tmp is where temporary mounts are made, "" for the system's directory.
 	Tmp string
+	// Mount performs mounts, nil for what can do with plain ones.
+	Mount Mounter
 	// Overlay says that the directory is the upper one of an overlay:
 	// whiteouts are kept, in overlayfs's own form, instead of carried out. An
 	// implied directory is ErrImplied, since what it must look like is only
 	// known with the lower layers.
 	Overlay bool
+	// Erofs makes images of layers where a snapshot wants one, nil to unpack
+	// them there.
+	Erofs *ErofsOpts
+	// Processors make plain layers of those of other media types; Payloads
+	// are for them, by name.
+	Processors []Processor
+	Payloads   map[string]*anypb.Any
+
+	bomb *bomb // of the layer being applied
+}
+
+// A Mounter performs mounts at a temporary directory in dir while fn runs.
+type Mounter func(ctx context.Context, dir string, mounts []mount.Mount, fn func(root string) error) error
+
+func (m Mounter) with(ctx context.Context, dir string, mounts []mount.Mount, fn func(root string) error) error {
+	if m == nil {
+		m = mount.WithTemp
+	}
+	return m(ctx, dir, mounts, fn)
 }
 
 // ErrImplied says that a layer cannot be applied on its own: it has an implied
@@ -51,6 +76,10 @@ const (
 	whiteoutMeta   = ".wh..wh." // of aufs, without meaning elsewhere
 )
 
+// bufferSize is how many bytes of a file are written at once, and the least
+// hole that is left out.
+const bufferSize = 256 << 10
+
 // Apply unpacks the tar archive r, which is not compressed, into the directory
 // root. It returns the sum of the sizes of the files in bytes. Whatever goes
 // wrong, nothing outside of root is touched.
@@ -60,7 +89,10 @@ func Apply(ctx context.Context, root string, r io.Reader, opts ApplyOpts) (size 
 		return 0, err
 	}
 	defer t.close()
-	a := &applier{tree: t, overlay: opts.Overlay, made: map[string]bool{}, buf: make([]byte, 128<<10)}
+	a, err := newApplier(t, opts)
+	if err != nil {
+		return 0, err
+	}
 	tr := tar.NewReader(r)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -102,6 +134,50 @@ type applier struct {
 	dirs    []dirTime
 	size    int64
 	buf     []byte
+	bomb    *bomb // nil for an archive that was not packed
+
+	// plain says that a new file gets the owner and mode that it is made with:
+	// every directory is this layer's own, and none hands down its group or an
+	// access list. Most files then need neither chown nor chmod.
+	plain    bool
+	uid, gid int
+	umask    uint32
+}
+
+func newApplier(t *tree, opts ApplyOpts) (*applier, error) {
+	a := &applier{
+		tree: t, overlay: opts.Overlay, bomb: opts.bomb, buf: make([]byte, bufferSize), uid: os.Geteuid(), gid: os.Getegid(), umask: currentUmask(),
+	}
+	if !a.overlay {
+		a.made = map[string]bool{}
+	}
+	names, err := t.list(t.root, 1)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(t.root.Fd()), &st); err != nil {
+		return nil, sysErr("fstat", t.root.Name(), err)
+	}
+	a.plain = len(names) == 0 && st.Mode&unix.S_ISGID == 0
+	return a, nil
+}
+
+// currentUmask reads the umask, which cannot be asked for without setting it,
+// from a line of proc_pid_status(5) that Linux has since 4.7.
+func currentUmask() uint32 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0o777
+	}
+	for line := range strings.Lines(string(status)) {
+		if v, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if mask, err := strconv.ParseUint(strings.TrimSpace(v), 8, 32); err == nil {
+				return uint32(mask)
+			}
+		}
+	}
+	return 0o777
 }
 
 type dirTime struct {
@@ -133,6 +209,7 @@ func (a *applier) entry(h *tar.Header, content io.Reader) error {
 	if name == "." {
 		return a.rootEntry(h)
 	}
+	a.tree.trim()
 	dir, base := path.Split(name)
 	parent, err := a.parent(strings.TrimSuffix(dir, "/"))
 	if err != nil {
@@ -141,11 +218,10 @@ func (a *applier) entry(h *tar.Header, content io.Reader) error {
 	if strings.HasPrefix(base, whiteoutPrefix) {
 		return a.whiteout(parent, path.Clean("/" + dir)[1:], base)
 	}
-	if err := a.place(parent, name, base, h, content); err != nil {
-		return err
+	if !a.overlay {
+		a.made[name] = true
 	}
-	a.made[name] = true
-	return a.metadata(parent, name, base, h)
+	return a.place(parent, name, base, h, content)
 }
 
 // rootEntry gives the root itself its looks.
@@ -153,7 +229,7 @@ func (a *applier) rootEntry(h *tar.Header) error {
 	if h.Typeflag != tar.TypeDir {
 		return fmt.Errorf("the root must be a directory: %w", errdefs.ErrInvalidArgument)
 	}
-	return a.metadata(a.tree.root, ".", ".", h)
+	return a.metadata(a.tree.root, ".", ".", h, false)
 }
 
 // parent opens the directory of an entry, and makes it if it is implied.
@@ -172,7 +248,7 @@ func (a *applier) parent(dir string) (*os.File, error) {
 func (a *applier) whiteout(parent *os.File, dir, base string) error {
 	if base == whiteoutOpaque {
 		if a.overlay {
-			return setOpaque(parent)
+			return setOpaque(parent, ".")
 		}
 		return a.clearLower(parent, dir)
 	}
@@ -194,7 +270,7 @@ func (a *applier) whiteout(parent *os.File, dir, base string) error {
 
 // clearLower removes from a directory what this layer did not put there.
 func (a *applier) clearLower(parent *os.File, dir string) error {
-	names, err := a.tree.list(parent)
+	names, err := a.tree.list(parent, -1)
 	if err != nil {
 		return err
 	}
@@ -215,6 +291,7 @@ func (a *applier) clearLower(parent *os.File, dir string) error {
 func (a *applier) finishDirs() error {
 	for i := len(a.dirs) - 1; i >= 0; i-- {
 		d := a.dirs[i]
+		a.tree.trim()
 		dir, base := path.Split(d.name)
 		parent, err := a.tree.dir(strings.TrimSuffix(dir, "/"))
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {

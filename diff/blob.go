@@ -6,17 +6,18 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"slipway/content"
+	"slipway/internal/erofs"
 	"slipway/internal/mount"
 )
 
@@ -26,17 +27,44 @@ import (
 // A bind mount and the upper directory of an overlay are written to as they
 // are, without mounting.
 func ApplyBlob(ctx context.Context, provider content.Provider, desc ocispec.Descriptor, mounts []mount.Mount, opts ApplyOpts) (ocispec.Descriptor, error) {
-	if err := checkLayer(desc.MediaType); err != nil {
+	open := func() (io.ReadCloser, error) {
+		ra, err := provider.ReaderAt(ctx, desc.Digest)
+		if err != nil {
+			return nil, err
+		}
+		return struct {
+			io.Reader
+			io.Closer
+		}{io.NewSectionReader(ra, 0, ra.Size()), ra}, nil
+	}
+	return ApplyStream(ctx, open, desc, mounts, opts)
+}
+
+// ApplyStream is ApplyBlob for a layer whose bytes open gives, from the first
+// one on, each time that it is called. They may be unverified.
+func ApplyStream(ctx context.Context, open func() (io.ReadCloser, error), desc ocispec.Descriptor, mounts []mount.Mount, opts ApplyOpts) (ocispec.Descriptor, error) {
+	if opts.Erofs != nil || erofs.IsImage(desc.MediaType) {
+		applied, err := opts.Erofs.apply(ctx, open, desc, mounts)
+		if !errdefs.IsNotImplemented(err) || erofs.IsImage(desc.MediaType) {
+			return applied, err
+		}
+	}
+	chain, err := opts.processorsFor(desc.MediaType)
+	if err != nil {
 		return ocispec.Descriptor{}, err
+	}
+	if len(chain) > 0 {
+		open = opts.processed(ctx, desc.MediaType, chain, open)
 	}
 	apply := func(dir string, overlay bool) (ocispec.Descriptor, error) {
 		o := opts
 		o.Overlay = overlay
-		return applyTo(ctx, provider, desc, dir, o)
+		return applyTo(ctx, open, dir, o)
 	}
-	dir, overlay := direct(mounts)
+	dir, overlay := Direct(mounts)
+	apart := opts.Overlay // what the mounts show has no lower layers
 	if dir != "" {
-		applied, err := apply(dir, overlay || opts.Overlay)
+		applied, err := apply(dir, overlay || apart)
 		if !overlay || !errors.Is(err, ErrImplied) {
 			return applied, err
 		}
@@ -46,34 +74,36 @@ func ApplyBlob(ctx context.Context, provider content.Provider, desc ocispec.Desc
 		}
 	}
 	var applied ocispec.Descriptor
-	err := mount.WithTemp(ctx, opts.Tmp, mounts, func(root string) (err error) {
-		applied, err = apply(root, false)
+	err = opts.Mount.with(ctx, opts.Tmp, mounts, func(root string) (err error) {
+		applied, err = apply(root, apart && dir == "")
 		return err
 	})
 	return applied, err
 }
 
-// direct gives the directory that can stand for the mounts, and whether it is
-// the upper one of an overlay.
-func direct(mounts []mount.Mount) (dir string, overlay bool) {
-	if len(mounts) != 1 || mounts[0].Target != "" {
+// Direct gives the directory that can stand for the mounts, and whether it is
+// the upper one of an overlay. There may be none.
+func Direct(mounts []mount.Mount) (dir string, overlay bool) {
+	if len(mounts) == 0 {
 		return "", false
 	}
-	m := mounts[0]
-	switch m.Type {
-	case "bind":
-		if slices.Contains(m.Options, "ro") {
+	m := mounts[len(mounts)-1] // those before are what it stands on
+	if m.Target != "" {
+		return "", false
+	}
+	if m.Type == "bind" && len(mounts) == 1 && !slices.Contains(m.Options, "ro") {
+		return m.Source, false
+	}
+	if m.Type != "overlay" && !strings.HasSuffix(m.Type, "/overlay") {
+		return "", false
+	}
+	for _, o := range m.Options {
+		if strings.HasPrefix(o, "uidmap=") || strings.HasPrefix(o, "gidmap=") || o == "userxattr" {
 			return "", false
 		}
-		return m.Source, false
-	case "overlay":
-		for _, o := range m.Options {
-			if strings.HasPrefix(o, "uidmap=") || strings.HasPrefix(o, "gidmap=") || o == "userxattr" {
-				return "", false
-			}
-			if upper, ok := strings.CutPrefix(o, "upperdir="); ok {
-				dir = upper
-			}
+		upper, ok := strings.CutPrefix(o, "upperdir=")
+		if ok && !strings.Contains(upper, "{{") { // a place in another mount
+			dir = upper
 		}
 	}
 	return dir, dir != ""
@@ -93,20 +123,22 @@ func clearDir(dir string) error {
 	return nil
 }
 
-func applyTo(ctx context.Context, provider content.Provider, desc ocispec.Descriptor, dir string, opts ApplyOpts) (ocispec.Descriptor, error) {
-	ra, err := provider.ReaderAt(ctx, desc.Digest)
+func applyTo(ctx context.Context, open func() (io.ReadCloser, error), dir string, opts ApplyOpts) (ocispec.Descriptor, error) {
+	packed, err := open()
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	defer ra.Close()
-	plain, _, err := Decompress(io.NewSectionReader(ra, 0, ra.Size()))
+	defer packed.Close()
+	if opts.bomb == nil {
+		opts.bomb = &bomb{free: freeSize}
+	}
+	plain, _, err := Decompress(opts.bomb.countPacked(packed))
 	if err != nil {
-		return ocispec.Descriptor{}, fmt.Errorf("%s: %w", desc.Digest, err)
+		return ocispec.Descriptor{}, err
 	}
 	defer plain.Close()
 	sum := sha256.New()
-	counted := &countReader{r: plain}
-	p := newPipeline(ctx, counted, sum)
+	p := newPipeline(ctx, opts.bomb.checkPlain(plain), sum)
 	_, err = Apply(ctx, dir, p, opts)
 	if err == nil {
 		_, err = io.Copy(io.Discard, p) // padding belongs to the digest
@@ -116,17 +148,6 @@ func applyTo(ctx context.Context, provider content.Provider, desc ocispec.Descri
 		return ocispec.Descriptor{}, err
 	}
 	return ocispec.Descriptor{
-		MediaType: ocispec.MediaTypeImageLayer, Size: counted.n, Digest: digest.NewDigest(digest.SHA256, sum),
+		MediaType: ocispec.MediaTypeImageLayer, Size: opts.bomb.plain, Digest: digest.NewDigest(digest.SHA256, sum),
 	}, nil
-}
-
-type countReader struct {
-	r io.Reader
-	n int64
-}
-
-func (c *countReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
 }

@@ -31,6 +31,8 @@ type DiffOpts struct {
 	// reproducible.
 	SourceDateEpoch time.Time
 	Tmp             string // where temporary mounts are made
+	// Mount performs mounts, nil for what can do with plain ones.
+	Mount Mounter
 }
 
 // labelUncompressed notes the diffID on a compressed layer.
@@ -46,8 +48,8 @@ func Compare(ctx context.Context, lower, upper []mount.Mount, store content.Inge
 	if err != nil {
 		return desc, err
 	}
-	err = mount.WithTemp(ctx, opts.Tmp, mount.ReadOnly(lower), func(lowerRoot string) error {
-		return mount.WithTemp(ctx, opts.Tmp, mount.ReadOnly(upper), func(upperRoot string) error {
+	err = opts.Mount.with(ctx, opts.Tmp, mount.ReadOnly(lower), func(lowerRoot string) error {
+		return opts.Mount.with(ctx, opts.Tmp, mount.ReadOnly(upper), func(upperRoot string) error {
 			if len(lower) == 0 {
 				lowerRoot = ""
 			}
@@ -105,7 +107,7 @@ func ingest(ctx context.Context, lower, upper string, store content.Ingester, co
 }
 
 func writeLayer(ctx context.Context, w io.Writer, lower, upper string, comp Compression, opts DiffOpts) (digest.Digest, error) {
-	packed, err := compressor(w, comp)
+	packed, err := NewCompressor(w, comp)
 	if err != nil {
 		return "", err
 	}

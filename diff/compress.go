@@ -24,8 +24,8 @@ const (
 	Zstd
 )
 
-// detect looks at the first bytes of a stream.
-func detect(head []byte) Compression {
+// Detect tells by the first four bytes of a stream how it is packed.
+func Detect(head []byte) Compression {
 	switch {
 	case bytes.HasPrefix(head, []byte{0x1f, 0x8b, 0x08}):
 		return Gzip
@@ -47,9 +47,9 @@ func Decompress(r io.Reader) (io.ReadCloser, Compression, error) {
 	if err != nil && err != io.EOF {
 		return nil, None, err
 	}
-	switch c := detect(head); c {
+	switch c := Detect(head); c {
 	case Gzip:
-		z, err := gzip.NewReader(buf)
+		z, err := gunzip(buf)
 		if err != nil {
 			return nil, c, fmt.Errorf("gzip: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
@@ -91,8 +91,8 @@ func checkLayer(mediaType string) error {
 	return nil
 }
 
-// compressor packs what is written to it.
-func compressor(w io.Writer, c Compression) (io.WriteCloser, error) {
+// NewCompressor packs what is written to it. Close ends the stream, not w.
+func NewCompressor(w io.Writer, c Compression) (io.WriteCloser, error) {
 	switch c {
 	case Gzip:
 		return gzip.NewWriterLevel(w, gzip.DefaultCompression)

@@ -89,7 +89,7 @@ func listing(t testing.TB, root string) string {
 			return err
 		}
 		st := fi.Sys().(*syscall.Stat_t)
-		fmt.Fprintf(&b, "%s %v %d:%d", rel, fi.Mode(), st.Uid, st.Gid)
+		fmt.Fprintf(&b, "%s %v %d:%d %d links", rel, fi.Mode(), st.Uid, st.Gid, map[bool]uint64{false: uint64(st.Nlink)}[d.IsDir()])
 		switch {
 		case d.Type() == fs.ModeSymlink:
 			to, _ := os.Readlink(p)
@@ -175,14 +175,33 @@ func TestOverlayIsAsGoodAsMounted(t *testing.T) {
 	needsRoot(t)
 	lower := archive(t, dir("a/"), file("a/one", "1"), file("a/two", "2"), dir("b/"), dir("b/c/"), file("f", "f"), symlink("lib", "a"), dir("gone/"), file("gone/x", ""))
 	for name, upper := range map[string][]byte{
-		"whiteouts": archive(t, dir("a/"), file("a/.wh.one", ""), dir("b/"), file("b/new", "n"), file("b/.wh..wh..opq", ""), file(".wh.f", ""), file(".wh.gone", "")),
-		"replaced":  archive(t, file("a", "now a file"), dir("f/"), file("f/x", "x")),
-		"implied":   archive(t, file("a/three", "3")),
-		"linked":    archive(t, file("lib/through", "t")),
-		"hard link": archive(t, hardlink("h", "f")),
+		"whiteouts":               archive(t, dir("a/"), file("a/.wh.one", ""), dir("b/"), file("b/new", "n"), file("b/.wh..wh..opq", ""), file(".wh.f", ""), file(".wh.gone", "")),
+		"replaced":                archive(t, file("a", "now a file"), dir("f/"), file("f/x", "x")),
+		"implied":                 archive(t, file("a/three", "3")),
+		"linked":                  archive(t, file("lib/through", "t")),
+		"hard link":               archive(t, hardlink("h", "f")),
+		"whiteout then directory": archive(t, file(".wh.gone", ""), dir("gone/"), file("gone/y", "")),
+		"file then directory":     archive(t, file("gone", ""), dir("gone/"), file("gone/y", "")),
+		"directory twice":         archive(t, dir("gone/"), file(".wh.gone", ""), dir("gone/"), file("gone/y", "")),
+		"directory then whiteout": archive(t, dir("gone/"), file("gone/y", ""), file(".wh.gone", "")),
+		"opaque then entries":     archive(t, dir("b/"), file("b/.wh..wh..opq", ""), file("b/n", "")),
+		"whiteout of a link":      archive(t, file(".wh.lib", "")),
+		"directory for a link":    archive(t, dir("lib/"), file("lib/x", "")),
+		"link for a directory":    archive(t, symlink("a", "b")),
+		"whiteout below replaced": archive(t, dir("b/"), dir("b/c/"), file("b/.wh.c", "")),
+		"hard links of its own":   archive(t, file("n", "n"), hardlink("m", "n"), hardlink("n2", "m"), hardlink("f", "n")),
+		"setgid directory":        archive(t, tar.Header{Name: "g/", Typeflag: tar.TypeDir, Mode: 0o2775, Gid: 7}, file("g/x", ""), dir("g/y/"), file("g/y/z", "")),
+		"modes and owners":        archive(t, tar.Header{Name: "w", Mode: 0o666}, tar.Header{Name: "s", Mode: 0o6777, Uid: 1, Gid: 2}, tar.Header{Name: "t/", Typeflag: tar.TypeDir, Mode: 0o1777}, tar.Header{Name: "l", Typeflag: tar.TypeSymlink, Linkname: "x", Uid: 5}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			var got [2]string
+			var got [3]string
+			plain := t.TempDir()
+			for _, data := range [][]byte{lower, upper} {
+				if err := apply(t, plain, data, ApplyOpts{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			got[2] = listing(t, plain)
 			for i, mounted := range []bool{false, true} {
 				base := t.TempDir()
 				at := func(n string) string { return filepath.Join(base, n) }
@@ -213,8 +232,8 @@ func TestOverlayIsAsGoodAsMounted(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got[0] != got[1] {
-				t.Errorf("applied to the upper directory:\n%sto the mount:\n%s", got[0], got[1])
+			if got[0] != got[1] || got[0] != got[2] {
+				t.Errorf("applied to the upper directory:\n%sto the mount:\n%sto a copy:\n%s", got[0], got[1], got[2])
 			}
 		})
 	}
@@ -358,7 +377,7 @@ func TestApplyBlobUnpacks(t *testing.T) {
 	plain := archive(t, dir("d/"), file("d/f", strings.Repeat("data", 300000)))
 	for _, c := range []Compression{None, Gzip, Zstd} {
 		var packed bytes.Buffer
-		w, err := compressor(&packed, c)
+		w, err := NewCompressor(&packed, c)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@ package diff
 
 import (
 	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -17,116 +18,141 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// place makes the object of an entry, without its metadata. What is there by
-// that name gives way, except that a directory stays for a directory.
+// place makes the object of an entry. What is there by that name gives way,
+// except that a directory stays for a directory.
 func (a *applier) place(parent *os.File, name, base string, h *tar.Header, content io.Reader) error {
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return a.directory(parent, base)
+		return a.directory(parent, name, base, h)
 	case tar.TypeReg, tar.TypeGNUSparse:
-		return a.file(parent, base, h, content)
-	case tar.TypeLink:
+		return a.file(parent, name, base, h, content)
+	case tar.TypeLink: // the target's entry has said what it looks like
 		return a.link(parent, name, base, h.Linkname)
-	}
-	if err := a.tree.remove(parent, base); err != nil {
-		return err
-	}
-	switch h.Typeflag {
 	case tar.TypeSymlink:
-		return sysErr("symlink", base, unix.Symlinkat(h.Linkname, int(parent.Fd()), base))
+		err := a.replace(parent, base, func() error { return unix.Symlinkat(h.Linkname, int(parent.Fd()), base) })
+		if err != nil {
+			return sysErr("symlink", base, err)
+		}
+		return a.metadata(parent, name, base, h, a.plain)
 	case tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
-		return a.device(parent, base, h)
+		if err := a.device(parent, base, h); err != nil {
+			return err
+		}
+		return a.metadata(parent, name, base, h, false)
 	}
 	return fmt.Errorf("type %q is unknown: %w", h.Typeflag, errdefs.ErrInvalidArgument)
 }
 
-func (a *applier) directory(parent *os.File, base string) error {
-	err := unix.Mkdirat(int(parent.Fd()), base, 0o700)
+// replace makes a name with fn, and if it is taken removes what is there and
+// makes it then.
+func (a *applier) replace(parent *os.File, base string, fn func() error) error {
+	err := fn()
 	if !errors.Is(err, unix.EEXIST) {
-		return sysErr("mkdir", base, err)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(parent.Fd()), base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return sysErr("stat", base, err)
-	}
-	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return nil
+		return err
 	}
 	if err := a.tree.remove(parent, base); err != nil {
 		return err
 	}
-	return sysErr("mkdir", base, unix.Mkdirat(int(parent.Fd()), base, 0o700))
+	return fn()
 }
 
-// create makes a new file, in place of what is there.
-func (a *applier) create(parent *os.File, base string) (*os.File, error) {
-	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
-	fd, err := unix.Openat(int(parent.Fd()), base, flags, 0o600)
+func (a *applier) directory(parent *os.File, name, base string, h *tar.Header) error {
+	if h.Mode&unix.S_ISGID != 0 || h.PAXRecords[paxXattr+"system.posix_acl_default"] != "" {
+		a.plain = false
+	}
+	fd := int(parent.Fd())
+	mode := uint32(h.Mode) & 0o7777
+	err := unix.Mkdirat(fd, base, mode)
+	fresh := err == nil
 	if errors.Is(err, unix.EEXIST) {
-		if err := a.tree.remove(parent, base); err != nil {
-			return nil, err
+		var st unix.Stat_t
+		if err := unix.Fstatat(fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return sysErr("stat", base, err)
 		}
-		fd, err = unix.Openat(int(parent.Fd()), base, flags, 0o600)
+		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			return a.metadata(parent, name, base, h, false)
+		}
+		if err := a.tree.remove(parent, base); err != nil {
+			return err
+		}
+		err = unix.Mkdirat(fd, base, mode)
+		if err == nil && a.overlay {
+			// A whiteout, or what else hid the lower layers, is gone.
+			err = setOpaque(parent, base)
+		}
 	}
 	if err != nil {
-		return nil, sysErr("open", base, err)
+		return sysErr("mkdir", base, err)
 	}
-	return os.NewFile(uintptr(fd), base), nil
+	return a.metadata(parent, name, base, h, fresh && a.plain)
 }
 
-func (a *applier) file(parent *os.File, base string, h *tar.Header, content io.Reader) (err error) {
-	f, err := a.create(parent, base)
-	if err != nil {
+func (a *applier) file(parent *os.File, name, base string, h *tar.Header, content io.Reader) (err error) {
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	var fd int
+	err = a.replace(parent, base, func() (err error) {
+		fd, err = unix.Openat(int(parent.Fd()), base, flags, uint32(h.Mode)&0o777)
 		return err
+	})
+	if err != nil {
+		return sysErr("open", base, err)
 	}
 	defer func() {
-		if cerr := f.Close(); err == nil {
-			err = cerr
+		if cerr := unix.Close(fd); err == nil {
+			err = sysErr("close", base, cerr)
 		}
 	}()
 	a.size += h.Size
-	return a.fill(f, h.Size, content)
+	if err := a.fill(fd, base, h.Size, content); err != nil {
+		return err
+	}
+	return a.metadata(parent, name, base, h, a.plain)
 }
 
 // fill copies the bytes of a file. Blocks of zeros become holes: an archive
 // of a few kilobytes cannot fill the disk with them.
-func (a *applier) fill(f *os.File, size int64, content io.Reader) error {
+func (a *applier) fill(fd int, base string, size int64, content io.Reader) error {
 	hole := false
 	for at := int64(0); at < size; {
 		n, err := io.ReadFull(content, a.buf[:min(int64(len(a.buf)), size-at)])
 		if err != nil {
 			return fmt.Errorf("content: %w", err)
 		}
-		if hole = n == len(a.buf) && isZero(a.buf[:n]); hole {
-			_, err = f.Seek(int64(n), io.SeekCurrent)
-		} else {
-			_, err = f.Write(a.buf[:n])
-		}
-		if err != nil {
-			return err
+		if hole = n == len(a.buf) && isZero(a.buf[:n]); !hole {
+			if err := a.bomb.write(n); err != nil {
+				return err
+			}
+			if err := writeAt(fd, a.buf[:n], at); err != nil {
+				return sysErr("write", base, err)
+			}
 		}
 		at += int64(n)
 	}
 	if hole {
-		return f.Truncate(size)
+		return sysErr("truncate", base, unix.Ftruncate(fd, size))
 	}
 	return nil
 }
 
-func isZero(b []byte) bool {
-	for len(b) >= 8 {
-		if b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
-			return false
+func writeAt(fd int, p []byte, at int64) error {
+	for len(p) > 0 {
+		n, err := unix.Pwrite(fd, p, at)
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
-		b = b[8:]
-	}
-	for _, c := range b {
-		if c != 0 {
-			return false
+		if err != nil {
+			return err
 		}
+		p, at = p[n:], at+int64(n)
 	}
-	return true
+	return nil
 }
+
+// noughts is what a hole reads as. Comparing with it is several times faster
+// than a loop, and holes can be long.
+var noughts [bufferSize]byte
+
+func isZero(b []byte) bool { return bytes.Equal(b, noughts[:len(b)]) }
 
 // link makes a hard link. Its target is a path in the archive, resolved below
 // the root like any other; a link as the last part is not followed.
@@ -138,18 +164,12 @@ func (a *applier) link(parent *os.File, name, base, target string) error {
 	if clean == name {
 		return fmt.Errorf("link to itself: %w", errdefs.ErrInvalidArgument)
 	}
-	if err := a.tree.remove(parent, base); err != nil {
-		return err
-	}
-	a.tree.room(2)
-	fromDir, fromBase := path.Split(clean)
-	from, err := a.tree.dir(strings.TrimSuffix(fromDir, "/"))
-	if err == nil {
-		dir, _ := path.Split(name)
-		parent, err = a.tree.dir(strings.TrimSuffix(dir, "/"))
-	}
-	if err == nil {
-		err = unix.Linkat(int(from.Fd()), fromBase, int(parent.Fd()), base, 0)
+	err = a.linkFrom(parent, base, clean)
+	if errors.Is(err, unix.EEXIST) {
+		if err := a.tree.remove(parent, base); err != nil {
+			return err
+		}
+		err = a.linkFrom(parent, base, clean)
 	}
 	if errors.Is(err, unix.ENOENT) && a.overlay {
 		return ErrImplied // the target is in a lower layer
@@ -158,6 +178,24 @@ func (a *applier) link(parent *os.File, name, base, target string) error {
 		return &os.LinkError{Op: "link", Old: target, New: name, Err: err}
 	}
 	return nil
+}
+
+func (a *applier) linkFrom(parent *os.File, base, target string) error {
+	dir, name := path.Split(target)
+	from, err := a.tree.dir(strings.TrimSuffix(dir, "/"))
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if a.overlay && unix.Fstatat(int(from.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && isWhiteout(&st) {
+		return &os.PathError{Op: "link", Path: target, Err: errors.New("this layer has removed it")}
+	}
+	return unix.Linkat(int(from.Fd()), name, int(parent.Fd()), base, 0)
+}
+
+// isWhiteout recognizes overlayfs's sign for what is removed.
+func isWhiteout(st *unix.Stat_t) bool {
+	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0
 }
 
 func (a *applier) device(parent *os.File, base string, h *tar.Header) error {
@@ -170,22 +208,25 @@ func (a *applier) device(parent *os.File, base string, h *tar.Header) error {
 		return fmt.Errorf("device 0:0 would be a whiteout: %w", errdefs.ErrInvalidArgument)
 	}
 	dev := unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))
-	return sysErr("mknod", base, unix.Mknodat(int(parent.Fd()), base, mode|0o600, int(dev)))
+	return sysErr("mknod", base, a.replace(parent, base, func() error {
+		return unix.Mknodat(int(parent.Fd()), base, mode|0o600, int(dev))
+	}))
 }
 
 // metadata sets owner, mode, extended attributes and times, in the order in
-// which the kernel does not undo them.
-func (a *applier) metadata(parent *os.File, name, base string, h *tar.Header) error {
-	if h.Typeflag == tar.TypeLink {
-		return nil // the target's entry has said it all
-	}
+// which the kernel does not undo them. made says that the object has just been
+// made with its mode by us, so that only what differs is to be set.
+func (a *applier) metadata(parent *os.File, name, base string, h *tar.Header, made bool) error {
 	fd := int(parent.Fd())
-	if err := unix.Fchownat(fd, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return sysErr("chown", base, err)
+	if !made || h.Uid != a.uid || h.Gid != a.gid {
+		if err := unix.Fchownat(fd, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return sysErr("chown", base, err)
+		}
 	}
-	if h.Typeflag != tar.TypeSymlink {
+	mode := uint32(h.Mode) & 0o7777
+	if h.Typeflag != tar.TypeSymlink && (!made || mode&(a.umask|0o7000) != 0) {
 		// base was made just now and is no link; nobody else writes here.
-		if err := unix.Fchmodat(fd, base, uint32(h.Mode)&0o7777, 0); err != nil {
+		if err := unix.Fchmodat(fd, base, mode, 0); err != nil {
 			return sysErr("chmod", base, err)
 		}
 	}
@@ -243,6 +284,6 @@ func throughProc(parent *os.File, base string) string {
 }
 
 // setOpaque hides what lower layers have in a directory of an upper one.
-func setOpaque(dir *os.File) error {
-	return sysErr("setxattr trusted.overlay.opaque", dir.Name(), unix.Lsetxattr(throughProc(dir, "."), "trusted.overlay.opaque", []byte("y"), 0))
+func setOpaque(parent *os.File, base string) error {
+	return sysErr("setxattr trusted.overlay.opaque", base, unix.Lsetxattr(throughProc(parent, base), "trusted.overlay.opaque", []byte("y"), 0))
 }

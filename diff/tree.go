@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"golang.org/x/sys/unix"
@@ -20,8 +21,12 @@ type tree struct {
 	open map[string]*os.File
 }
 
-// maxOpen bounds the descriptors of a tree.
-const maxOpen = 64
+// maxOpen is how many descriptors a tree keeps from one entry to the next,
+// and maxDepth how many one path may add.
+const (
+	maxOpen  = 128
+	maxDepth = 64
+)
 
 func openTree(root string) (*tree, error) {
 	f, err := os.OpenFile(root, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -47,8 +52,16 @@ func (t *tree) sync() error {
 	return sysErr("syncfs", t.root.Name(), unix.Syncfs(int(t.root.Fd())))
 }
 
+// trim closes descriptors if there are too many. It is called between
+// entries, when none is in hand.
+func (t *tree) trim() {
+	if len(t.open) > maxOpen {
+		t.forget()
+	}
+}
+
 // dir opens the directory at name, "" for the root. The descriptor belongs to
-// the tree and is good until its next call.
+// the tree and is good until the next trim or removal.
 func (t *tree) dir(name string) (*os.File, error) {
 	if name == "" || name == "." {
 		return t.root, nil
@@ -56,18 +69,36 @@ func (t *tree) dir(name string) (*os.File, error) {
 	if f := t.open[name]; f != nil {
 		return f, nil
 	}
+	if strings.Count(name, "/") >= maxDepth {
+		return t.resolve(name)
+	}
+	// One step from the directory above, which mostly is open. Only this
+	// process writes here, so what is no link now stays none.
+	dir, base := path.Split(name)
+	parent, err := t.dir(strings.TrimSuffix(dir, "/"))
+	if err != nil {
+		return nil, err
+	}
+	if base != ".." && base != "." {
+		f, err := openAt(parent, base, unix.O_PATH|unix.O_DIRECTORY)
+		if err == nil {
+			t.open[name] = f
+			return f, nil
+		}
+		if errors.Is(err, unix.ENOENT) {
+			return nil, err
+		}
+	}
+	return t.resolve(name)
+}
+
+// resolve follows links, as if the root were /.
+func (t *tree) resolve(name string) (*os.File, error) {
 	f, err := pathrs.OpenatInRoot(t.root, name)
 	if err != nil {
 		return nil, err
 	}
 	return t.keep(name, f)
-}
-
-// room makes sure that the next n calls of dir close no descriptor.
-func (t *tree) room(n int) {
-	if len(t.open)+n > maxOpen {
-		t.forget()
-	}
 }
 
 func (t *tree) keep(name string, f *os.File) (*os.File, error) {
@@ -80,8 +111,8 @@ func (t *tree) keep(name string, f *os.File) (*os.File, error) {
 		f.Close()
 		return nil, &os.PathError{Op: "open", Path: name, Err: unix.ENOTDIR}
 	}
-	if len(t.open) >= maxOpen {
-		t.forget()
+	if old := t.open[name]; old != nil {
+		old.Close()
 	}
 	t.open[name] = f
 	return f, nil
@@ -96,14 +127,18 @@ func (t *tree) makeDirs(name string) (*os.File, error) {
 	return t.keep(name, f)
 }
 
-// list reads the names in a directory.
-func (t *tree) list(dir *os.File) ([]string, error) {
+// list reads the names in a directory, up to n of them if n > 0.
+func (t *tree) list(dir *os.File, n int) ([]string, error) {
 	f, err := openAt(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return f.Readdirnames(-1)
+	names, err := f.Readdirnames(n)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return names, err
 }
 
 // remove deletes name in a directory with everything below it, if it is

@@ -59,19 +59,35 @@ func IsLayer(mediaType string) bool {
 	return strings.HasPrefix(mediaType, ociLayer) || strings.HasPrefix(mediaType, dockerLayer)
 }
 
-// read gets a document and decodes it into v.
-func read(ctx context.Context, p content.Provider, desc ocispec.Descriptor, v any) error {
+// A DocumentReader is a Provider that reads a whole document at less cost.
+type DocumentReader interface {
+	ReadDocument(ctx context.Context, desc ocispec.Descriptor) ([]byte, error)
+}
+
+func document(ctx context.Context, p content.Provider, desc ocispec.Descriptor) ([]byte, error) {
+	if r, ok := p.(DocumentReader); ok && desc.Size > 0 && desc.Size <= MaxDocument {
+		return r.ReadDocument(ctx, desc)
+	}
 	ra, err := p.ReaderAt(ctx, desc.Digest)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer ra.Close()
 	if ra.Size() > MaxDocument {
-		return fmt.Errorf("%s %s: %d bytes are more than the limit of %d: %w", desc.MediaType, desc.Digest, ra.Size(), MaxDocument, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("%s %s: %d bytes are more than the limit of %d: %w", desc.MediaType, desc.Digest, ra.Size(), MaxDocument, errdefs.ErrInvalidArgument)
 	}
 	data := make([]byte, ra.Size())
 	if _, err := ra.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s %s: %w", desc.MediaType, desc.Digest, err)
+		return nil, fmt.Errorf("%s %s: %w", desc.MediaType, desc.Digest, err)
+	}
+	return data, nil
+}
+
+// read gets a document and decodes it into v.
+func read(ctx context.Context, p content.Provider, desc ocispec.Descriptor, v any) error {
+	data, err := document(ctx, p, desc)
+	if err != nil {
+		return err
 	}
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("%s %s: %w: %w", desc.MediaType, desc.Digest, err, errdefs.ErrInvalidArgument)
@@ -167,9 +183,10 @@ func Children(ctx context.Context, p content.Provider, desc ocispec.Descriptor) 
 	return nil, nil
 }
 
-// Manifest finds the best manifest for a platform, from an index or from a
-// manifest itself. It is errdefs.ErrNotFound if there is none, or none whose
-// blobs are present.
+// Manifest finds the best manifest for a platform in an index. It is
+// errdefs.ErrNotFound if there is none, or none whose blobs are present. A
+// manifest that is asked for itself suits every platform: who names it means
+// it, its config may be wrong about the platform, and an emulator may run it.
 func Manifest(ctx context.Context, p content.Provider, desc ocispec.Descriptor, platform platforms.MatchComparer) (ocispec.Manifest, error) {
 	found, err := candidates(ctx, p, desc, platform, 0)
 	if err != nil {
@@ -201,7 +218,7 @@ const maxDepth = 4
 func candidates(ctx context.Context, p content.Provider, desc ocispec.Descriptor, platform platforms.MatchComparer, depth int) ([]candidate, error) {
 	if IsManifest(desc.MediaType) {
 		c, err := single(ctx, p, desc)
-		if err != nil || !platform.Match(c.platform) {
+		if err != nil || depth > 0 && !platform.Match(c.platform) {
 			return nil, err
 		}
 		return []candidate{c}, nil

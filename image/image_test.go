@@ -69,6 +69,9 @@ func TestManifestForPlatform(t *testing.T) {
 	if _, err := Manifest(t.Context(), b, top, platforms.Only(platforms.MustParse("linux/s390x"))); !errdefs.IsNotFound(err) {
 		t.Errorf("platform that is not there: %v", err)
 	}
+	if m, err = Manifest(t.Context(), b, b.image(t, ""), platforms.Only(platforms.MustParse("linux/s390x"))); err != nil {
+		t.Errorf("manifest that is asked for itself: %v, %v", m.Annotations, err)
+	}
 	delete(b, index.Manifests[1].Digest)
 	if _, err := Manifest(t.Context(), b, top, platforms.Only(platforms.MustParse("linux/amd64"))); !errdefs.IsNotFound(err) {
 		t.Errorf("manifest that was not fetched: %v", err)
@@ -123,14 +126,39 @@ func TestChainIDs(t *testing.T) {
 
 func FuzzReadManifest(f *testing.F) {
 	f.Add([]byte(`{"schemaVersion":2,"config":{"mediaType":"c","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":1},"layers":[{}]}`))
-	f.Add([]byte(`{"manifests":[{"digest":"sha512:x"}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		b := blobs{}
 		d := b.put(t, ocispec.MediaTypeImageManifest, data)
 		if m, err := ReadManifest(t.Context(), b, d); err == nil && m.Config.Digest.Validate() != nil {
 			t.Errorf("accepted config %q", m.Config.Digest)
 		}
-		d.MediaType = ocispec.MediaTypeImageIndex
-		Children(t.Context(), b, d)
+	})
+}
+
+func FuzzReadIndex(f *testing.F) {
+	f.Add([]byte(`{"manifests":[{"digest":"sha512:x"}]}`))
+	f.Add([]byte(`{"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":1,"platform":{"os":"linux","architecture":"arm","variant":"v7"}}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b := blobs{}
+		d := b.put(t, ocispec.MediaTypeImageIndex, data)
+		children, err := Children(t.Context(), b, d)
+		for _, c := range children {
+			if err == nil && (c.Digest.Validate() != nil || c.Size < 0) {
+				t.Errorf("accepted %v", c)
+			}
+		}
+		RefLabels(children)
+		Manifest(t.Context(), b, d, platforms.Default())
+	})
+}
+
+func FuzzReadConfig(f *testing.F) {
+	f.Add([]byte(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b := blobs{}
+		config, err := ReadConfig(t.Context(), b, b.put(t, ocispec.MediaTypeImageConfig, data))
+		if err == nil && len(ChainIDs(config.RootFS.DiffIDs)) != len(config.RootFS.DiffIDs) {
+			t.Errorf("chains of %v", config.RootFS.DiffIDs)
+		}
 	})
 }

@@ -102,7 +102,7 @@ func (s *Containers) Update(ctx context.Context, c Container, paths ...string) (
 	return next, s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
 		b := bucket(tx.Tx, tx.ns, bucketContainers, []byte(c.ID))
 		if b == nil {
-			return s.notFound(c.ID)
+			return fmt.Errorf("container %q: %w", c.ID, errdefs.ErrNotFound)
 		}
 		if next, err = readContainer(b, c.ID); err != nil {
 			return err

@@ -225,9 +225,6 @@ func (s *Content) Abort(ctx context.Context, ref string) error {
 		return err
 	}
 	if err := s.db.local.Abort(ctx, backend); err != nil && !errdefs.IsNotFound(err) {
-		if errdefs.IsUnavailable(err) {
-			return lockedAs(err, backend, ref)
-		}
 		return err
 	}
 	return s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {

@@ -75,6 +75,7 @@ type DB struct {
 	touched   map[node]bool   // written while recording
 	dirty     map[string]bool // backends to sweep: "content", "snapshots/<name>"
 	onChange  func(deletion bool)
+	afterGC   []func(context.Context) error
 	sequence  map[string]uint64 // last backend name number given out, by namespace and snapshotter
 }
 
@@ -182,10 +183,21 @@ func (db *DB) update(ctx context.Context, ns ident.Namespace, fn func(*tx) error
 		return nil
 	})
 	if err != nil {
-		return err
+		return badKey(err)
 	}
 	db.committed(ctx, t)
 	return nil
+}
+
+// badKey is for names that no earlier check has refused and that the database
+// cannot hold.
+func badKey(err error) error {
+	for _, bad := range []error{bolterrors.ErrBucketNameRequired, bolterrors.ErrKeyRequired, bolterrors.ErrKeyTooLarge, bolterrors.ErrValueTooLarge} {
+		if errors.Is(err, bad) {
+			return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+		}
+	}
+	return err
 }
 
 // note records what is written while the writer's lock is still held, so that

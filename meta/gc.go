@@ -52,31 +52,51 @@ func (db *DB) GC(ctx context.Context) (GCStats, error) {
 	stats := GCStats{Marked: len(m.live), Removed: len(m.doomed)}
 	if err == nil {
 		fault.Point("meta.gc.swept")
-		err = db.cleanBackends(ctx)
+		err = errors.Join(db.runAfterGC(ctx), db.cleanBackends(ctx))
 	}
 	stats.Took = time.Since(start)
 	return stats, err
+}
+
+// AfterGC makes every collection call fn when records are removed: for what
+// is kept elsewhere and lives as long as records do.
+func (db *DB) AfterGC(fn func(context.Context) error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	db.afterGC = append(db.afterGC, fn)
+}
+
+func (db *DB) runAfterGC(ctx context.Context) error {
+	db.mu.Lock()
+	fns := db.afterGC
+	db.mu.Unlock()
+	var errs []error
+	for _, fn := range fns {
+		errs = append(errs, fn(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // marks is the outcome of marking.
 type marks struct {
 	live   map[node]bool // true: with what it refers to
 	back   map[node][]node
+	cond   map[node][]condition
+	now    time.Time
 	doomed []node
 }
 
 // mark sorts all objects into the living and the doomed.
 func (db *DB) mark(ctx context.Context) (*marks, error) {
-	m := &marks{live: map[node]bool{}, back: map[node][]node{}}
+	m := &marks{live: map[node]bool{}, back: map[node][]node{}, cond: map[node][]condition{}, now: time.Now()}
 	view, err := db.beginRecording()
 	if err != nil {
 		return m, err
 	}
 	defer view.Rollback()
-	now := time.Now()
 	var roots, removable []node
 	eachNode(view, func(n node, b *bolt.Bucket) {
-		root, rem := n.root(b, now)
+		root, rem := n.root(b, m.now)
 		if root {
 			roots = append(roots, n)
 		}
@@ -86,6 +106,9 @@ func (db *DB) mark(ctx context.Context) (*marks, error) {
 		eachLabel(b, func(k, v string) {
 			if to, ok := backRefOf(k, v, n.ns); ok {
 				m.back[to] = append(m.back[to], n)
+			}
+			if to, c, ok := condRefOf(n, k, v); ok {
+				m.cond[to] = append(m.cond[to], c)
 			}
 		})
 	})
@@ -169,6 +192,11 @@ func (m *marks) visit(tx *bolt.Tx, from node) {
 			}
 		})
 		stack = append(stack, m.back[n]...)
+		for _, c := range m.cond[n] {
+			if c.met(b, m.now) {
+				stack = append(stack, c.from)
+			}
+		}
 	}
 }
 
@@ -181,7 +209,7 @@ func (db *DB) sweep(ctx context.Context, m *marks) error {
 	t := &tx{}
 	err := db.bolt.Update(func(b *bolt.Tx) error {
 		*t = tx{Tx: b}
-		saved := &marks{live: map[node]bool{}, back: m.back}
+		saved := &marks{live: map[node]bool{}, back: m.back, cond: m.cond, now: m.now}
 		db.mu.Lock()
 		touched := make([]node, 0, len(db.touched))
 		for n := range db.touched {

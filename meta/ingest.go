@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	eventsapi "github.com/containerd/containerd/api/events"
@@ -37,17 +38,23 @@ func (s *Content) Writer(ctx context.Context, opts content.WriterOpts) (content.
 			return w, err
 		}
 	}
+	w, err := s.ingestAs(ctx, opts, s.wanted(opts.Expected))
+	if errdefs.IsAlreadyExists(err) { // came from elsewhere meanwhile
+		return s.Writer(ctx, opts)
+	}
+	return w, err
+}
+
+// ingestAs opens an ingest of which the backend expects that digest.
+func (s *Content) ingestAs(ctx context.Context, opts content.WriterOpts, expected digest.Digest) (content.Writer, error) {
 	backend, err := s.register(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
 	fault.Point("meta.ingest.registered")
-	w, err := s.db.local.Writer(ctx, content.WriterOpts{Ref: backend, Total: opts.Total, Expected: s.wanted(opts.Expected)})
+	w, err := s.db.local.Writer(ctx, content.WriterOpts{Ref: backend, Total: opts.Total, Expected: expected})
 	if errdefs.IsUnavailable(err) {
 		return nil, lockedAs(err, backend, opts.Ref)
-	}
-	if errdefs.IsAlreadyExists(err) { // came from elsewhere meanwhile
-		return s.Writer(ctx, opts)
 	}
 	if err != nil {
 		return nil, err
@@ -78,27 +85,33 @@ func (s *Content) present(ctx context.Context, opts content.WriterOpts) (content
 	}
 	if linked {
 		err := s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
-			if s.blob(tx.Tx, opts.Expected) == nil {
-				return nil // unlinked meanwhile, the caller finds out at its next call
+			if linked = s.blob(tx.Tx, opts.Expected) != nil; !linked {
+				return nil // collected meanwhile
 			}
 			return addToLease(tx, s.scope.Lease, Resource{"content", opts.Expected.String()})
 		})
 		if err != nil {
 			return nil, err
 		}
+	}
+	if linked {
 		return nil, fmt.Errorf("content %v: %w", opts.Expected, errdefs.ErrAlreadyExists)
 	}
 	if !shareable {
 		return nil, nil
 	}
+	// Held until the writer is closed: what is here now is not collected
+	// before it is linked.
+	release := s.db.busy.hold(opts.Expected.String())
 	info, err := s.db.local.Info(ctx, opts.Expected)
-	if errdefs.IsNotFound(err) {
-		return nil, nil
-	}
 	if err != nil {
+		release()
+		if errdefs.IsNotFound(err) {
+			return nil, nil
+		}
 		return nil, err
 	}
-	return &linkWriter{store: s, ref: opts.Ref, info: info, began: time.Now()}, nil
+	return &presentWriter{&linkWriter{store: s, ref: opts.Ref, info: info, began: time.Now(), release: sync.OnceFunc(release)}}, nil
 }
 
 // sharedElsewhere reports whether a namespace that shares its blobs has d.
@@ -170,6 +183,14 @@ func (w *ingestWriter) Status() (content.Status, error) {
 	return st, err
 }
 
+// Tail opens the data for reading, if the backend can.
+func (w *ingestWriter) Tail() (content.Tail, error) {
+	if t, ok := w.Writer.(content.Tailer); ok {
+		return t.Tail()
+	}
+	return nil, fmt.Errorf("ref %s: reading while writing: %w", w.ref, errdefs.ErrNotImplemented)
+}
+
 // Commit moves the blob to its place, then records it.
 func (w *ingestWriter) Commit(ctx context.Context, size int64, expected digest.Digest, labels map[string]string) error {
 	if err := ident.CheckLabels(labels); err != nil {
@@ -233,19 +254,50 @@ func (s *Content) link(ctx context.Context, ref string, info content.Info) error
 	return err
 }
 
+// presentWriter begins as a linkWriter. It becomes an ingest for a client that
+// sends the bytes all the same.
+type presentWriter struct{ content.Writer }
+
+// Truncate has no context: neither the record of the ingest nor its files
+// wait for anything.
+func (w *presentWriter) Truncate(size int64) error {
+	link, ok := w.Writer.(*linkWriter)
+	if !ok || size != 0 {
+		return w.Writer.Truncate(size)
+	}
+	opts := content.WriterOpts{Ref: link.ref, Total: link.info.Size, Expected: link.info.Digest}
+	next, err := link.store.ingestAs(context.Background(), opts, "")
+	if err != nil {
+		return err
+	}
+	if err := next.Truncate(0); err != nil { // what an earlier writer left
+		next.Close()
+		return err
+	}
+	link.release()
+	w.Writer = next
+	return nil
+}
+
 // linkWriter stands for an ingest whose bytes are all there.
 type linkWriter struct {
 	store *Content
 	ref   string
 	info  content.Info
 	began time.Time
+	// release lets the blob be collected, unless it was linked.
+	release func()
 }
 
 func (w *linkWriter) Write([]byte) (int, error) {
 	return 0, fmt.Errorf("ref %s: the blob %v is complete: %w", w.ref, w.info.Digest, errdefs.ErrFailedPrecondition)
 }
 
-func (w *linkWriter) Close() error          { return nil }
+func (w *linkWriter) Close() error {
+	w.release()
+	return nil
+}
+
 func (w *linkWriter) Digest() digest.Digest { return w.info.Digest }
 
 func (w *linkWriter) Status() (content.Status, error) {
@@ -270,10 +322,6 @@ func (w *linkWriter) Commit(ctx context.Context, size int64, expected digest.Dig
 	}
 	if expected != "" && expected != w.info.Digest {
 		return fmt.Errorf("unexpected commit digest %s, expected %s: %w", w.info.Digest, expected, errdefs.ErrFailedPrecondition)
-	}
-	defer w.store.db.busy.hold(w.info.Digest.String())()
-	if _, err := w.store.db.local.Info(ctx, w.info.Digest); err != nil { // collected since
-		return err
 	}
 	info := w.info
 	info.Labels = labels

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	digest "github.com/opencontainers/go-digest"
 	bolt "go.etcd.io/bbolt"
 
 	"slipway/internal/filter"
@@ -168,18 +169,23 @@ func (r Resource) path() ([][]byte, error) {
 	if r.ID == "" {
 		return nil, fmt.Errorf("lease resource of type %q: id must be set: %w", r.Type, errdefs.ErrInvalidArgument)
 	}
-	switch r.Type {
-	case "content":
-		return [][]byte{bucketContent}, nil
-	case "images":
-		return [][]byte{bucketImages}, nil
-	case "ingests":
-		return [][]byte{bucketIngests}, nil
+	kind, sub, parted := strings.Cut(r.Type, "/")
+	switch {
+	case kind == "snapshots" && (sub == "" || strings.Contains(sub, "/")):
+		return nil, fmt.Errorf("invalid snapshot resource type %s: %w", r.Type, errdefs.ErrInvalidArgument)
+	case kind == "snapshots":
+		return [][]byte{bucketSnapshots, []byte(sub)}, nil
+	case kind != "content" && kind != "images" && kind != "ingests":
+		return nil, fmt.Errorf("resource type %s not supported yet: %w", r.Type, errdefs.ErrNotImplemented)
+	case parted:
+		return nil, fmt.Errorf("invalid resource type %s: %w", r.Type, errdefs.ErrInvalidArgument)
 	}
-	if sn, ok := strings.CutPrefix(r.Type, "snapshots/"); ok && sn != "" {
-		return [][]byte{bucketSnapshots, []byte(sn)}, nil
+	if kind == "content" {
+		if err := digest.Digest(r.ID).Validate(); err != nil {
+			return nil, fmt.Errorf("invalid content resource id %s: %w: %w", r.ID, err, errdefs.ErrInvalidArgument)
+		}
 	}
-	return nil, fmt.Errorf("resource type %s not supported yet: %w", r.Type, errdefs.ErrNotImplemented)
+	return [][]byte{[]byte(kind)}, nil
 }
 
 // addToLease puts a resource under the lease of a request, if it has one.

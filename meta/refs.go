@@ -36,10 +36,13 @@ const (
 	labelRoot        = "containerd.io/gc.root"
 	labelExpire      = "containerd.io/gc.expire"
 	labelFlat        = "containerd.io/gc.flat"
+	labelRef         = "containerd.io/gc.ref."
 	labelRefContent  = "containerd.io/gc.ref.content"
 	labelRefSnapshot = "containerd.io/gc.ref.snapshot."
 	labelRefImage    = "containerd.io/gc.ref.image"
 	labelBackRef     = "containerd.io/gc.bref."
+	labelCondRef     = "containerd.io/gc.cond.snapshot"
+	labelUsedAt      = "containerd.io/gc.cond.value-usedat"
 )
 
 // find gives the bucket of an object, nil if it does not exist.
@@ -156,6 +159,62 @@ func backRefOf(k, v string, ns ident.Namespace) (node, bool) {
 		return node{kindSnapshot, ns, trimSuffix(sn) + "/" + v}, true
 	}
 	return node{}, false
+}
+
+// Refers reports whether an object of a namespace refers by a label to what is
+// kept elsewhere: resource is the last part of containerd.io/gc.ref.<resource>,
+// to which a free part may be appended.
+func (db *DB) Refers(ns ident.Namespace, resource, name string) (yes bool, err error) {
+	return yes, db.view(ns, func(tx *bolt.Tx) error {
+		eachNode(tx, func(n node, b *bolt.Bucket) {
+			if n.ns != ns || yes {
+				return
+			}
+			eachLabel(b, func(k, v string) {
+				rest, ok := strings.CutPrefix(k, labelRef+resource)
+				yes = yes || ok && separated(rest) && v == name
+			})
+		})
+		return nil
+	})
+}
+
+// condition is a back reference that counts only while one of the conditions
+// in when is met: usedat<age or usedat>age, separated by commas.
+type condition struct {
+	from node
+	when string
+}
+
+// condRefOf reads a label of an image or blob as a conditional reference from
+// a snapshot: its value is <conditions>|<key of the snapshot>.
+func condRefOf(from node, k, v string) (to node, c condition, ok bool) {
+	sn, ok := strings.CutPrefix(k, labelCondRef)
+	when, key, both := strings.Cut(v, "|")
+	if !ok || !both || from.kind != kindImage && from.kind != kindContent {
+		return node{}, condition{}, false
+	}
+	return node{kindSnapshot, from.ns, trimSuffix(strings.TrimLeft(sn, "./")) + "/" + key}, condition{from, when}, true
+}
+
+// met looks at when the snapshot stored in b was used.
+func (c condition) met(b *bolt.Bucket, now time.Time) bool {
+	used, err := time.Parse(time.RFC3339, getMap(b, bucketLabels)[labelUsedAt])
+	if err != nil {
+		return false
+	}
+	for when := range strings.SplitSeq(c.when, ",") {
+		test, ok := strings.CutPrefix(when, "usedat")
+		if !ok || test == "" {
+			continue
+		}
+		limit, err := time.ParseDuration(test[1:])
+		age := now.Sub(used)
+		if err == nil && (test[0] == '<' && age < limit || test[0] == '>' && age > limit) {
+			return true
+		}
+	}
+	return false
 }
 
 // root reports whether n lives without being referred to, and doomed whether

@@ -20,6 +20,8 @@ type SchedulerConfig struct {
 	MutationThreshold int     // changes after which the timer collects without removals
 	ScheduleDelay     time.Duration
 	StartupDelay      time.Duration
+	// Observe hears of every collection, nil for nobody.
+	Observe func(GCStats, error)
 }
 
 // shortestGC is what a collection is taken to need at least, so that a
@@ -111,6 +113,9 @@ func (s *Scheduler) Run(ctx context.Context) {
 		armed = false
 		waiters := s.take()
 		stats, err := s.db.GC(ctx)
+		if s.config.Observe != nil {
+			s.config.Observe(stats, err)
+		}
 		if err != nil && ctx.Err() == nil {
 			slog.Error("garbage collection", "error", err)
 			err = fmt.Errorf("gc failed: %w", err)

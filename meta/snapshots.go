@@ -328,6 +328,9 @@ func (s *snapshots) Commit(ctx context.Context, name, key string, opts snapshot.
 	if err := ident.CheckLabels(opts.Labels); err != nil {
 		return err
 	}
+	if name == "" {
+		return fmt.Errorf("snapshot name must not be empty: %w", errdefs.ErrInvalidArgument)
+	}
 	backend, backendParent, seq, err := s.reserve(name, opts.Parent)
 	if err != nil {
 		return err

@@ -31,6 +31,7 @@ type host struct {
 	registry string // whose mirror this is
 	extra    http.Header
 	auth     auth.Client
+	sleep    func(context.Context, time.Duration) error
 
 	mu            sync.Mutex
 	authorization string // a header to send instead of negotiating
@@ -38,6 +39,10 @@ type host struct {
 
 // attempts is how often a request is sent before its failure counts.
 const attempts = 5
+
+// busyAttempts is how often a request is sent to a server that asks to come
+// back later.
+const busyAttempts = 7
 
 func newHost(s site, registry string, opts Options) (*host, error) {
 	tlsConfig, err := s.tls.config()
@@ -48,7 +53,7 @@ func newHost(s site, registry string, opts Options) (*host, error) {
 	if dial == 0 {
 		dial = 30 * time.Second
 	}
-	h := &host{site: s, registry: registry, extra: opts.Headers}
+	h := &host{site: s, registry: registry, extra: opts.Headers, sleep: opts.sleep}
 	transport := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&net.Dialer{Timeout: dial}).DialContext,
@@ -63,11 +68,15 @@ func newHost(s site, registry string, opts Options) (*host, error) {
 		DisableCompression:    true, // a decoded body would have another digest
 	}
 	var rt http.RoundTripper = transport
-	if s.scheme == "https" && isLocal(s.address) && s.tls.set() && port(s.address) != "443" {
+	if s.either() {
+		h.scheme = "https"
 		rt = &plainFallback{next: transport}
 	}
+	if opts.Trace != nil {
+		rt = &tracer{rt, opts.Trace}
+	}
 	h.auth = auth.Client{
-		Client:   &http.Client{Transport: rt, CheckRedirect: guardRedirect},
+		Client:   &http.Client{Transport: rt, CheckRedirect: h.redirect},
 		Cache:    auth.NewCache(),
 		ClientID: "containerd-client",
 	}
@@ -106,16 +115,22 @@ func (h *host) credential(ask func(context.Context, string) (Credential, error))
 // maxRedirects is how many redirects a request follows.
 const maxRedirects = 10
 
-// guardRedirect keeps credentials from any other host and from plain http.
-// net/http would still send them to subdomains.
-func guardRedirect(req *http.Request, via []*http.Request) error {
+// redirect keeps what is meant for this host from another one: credentials
+// and the headers that were configured.
+func (h *host) redirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return fmt.Errorf("stopped after %d redirects", maxRedirects)
 	}
 	from := via[len(via)-1].URL
-	if req.URL.Host != from.Host || from.Scheme == "https" && req.URL.Scheme != "https" {
-		req.Header.Del("Authorization")
-		req.Header.Del("Cookie")
+	if req.URL.Host == from.Host && (from.Scheme != "https" || req.URL.Scheme == "https") {
+		return nil
+	}
+	req.Header.Del("Authorization")
+	req.Header.Del("Cookie")
+	for _, set := range []http.Header{h.extra, h.header} {
+		for k := range set {
+			req.Header.Del(k)
+		}
 	}
 	return nil
 }
@@ -167,8 +182,8 @@ type request struct {
 	patient bool     // retry failures of the server, since no other host is left
 }
 
-// do sends a request until it is answered. The response's status is the
-// caller's business.
+// do sends a request, as often as it takes or makes sense. The answer may
+// have any status that another attempt would not change.
 func (h *host) do(ctx context.Context, r request) (*http.Response, error) {
 	for i := 1; ; i++ {
 		resp, err := h.send(ctx, r)
@@ -176,7 +191,7 @@ func (h *host) do(ctx context.Context, r request) (*http.Response, error) {
 			resp, err = h.send(ctx, r)
 		}
 		wait, again := r.again(resp, err, i)
-		if ctx.Err() != nil || i == attempts || !again {
+		if ctx.Err() != nil || !again {
 			if err != nil {
 				err = h.describe(r, err)
 			}
@@ -185,11 +200,21 @@ func (h *host) do(ctx context.Context, r request) (*http.Response, error) {
 		if resp != nil {
 			drain(resp)
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := h.sleep(ctx, wait); err != nil {
+			return nil, err
 		}
+	}
+}
+
+// sleep waits for d or the end of ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -249,37 +274,59 @@ func (h *host) send(ctx context.Context, r request) (*http.Response, error) {
 }
 
 func (h *host) addHeaders(req *http.Request, r request) {
-	for _, set := range []http.Header{h.extra, h.header, r.header} {
+	sets := []http.Header{r.header}
+	ours := req.URL.Host == h.address && (h.scheme != "https" || req.URL.Scheme == "https")
+	if ours {
+		sets = []http.Header{h.extra, h.header, r.header}
+	}
+	for _, set := range sets {
 		for k, v := range set {
 			req.Header[k] = append([]string(nil), v...)
 		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.authorization != "" && req.URL.Host == h.address {
+	if h.authorization != "" && ours {
 		req.Header.Set("Authorization", h.authorization)
 	}
 }
 
-// longestWait bounds how long a server may make us wait before a retry.
-const longestWait = 5 * time.Second
+// longestWait bounds how long a server can make a request wait at a time.
+const longestWait = time.Minute
 
-// again says whether and when to send a request again.
+// again decides about another attempt after so many, and how long to wait
+// first: as long as the server says, else longer each time and never the same
+// for two clients.
 func (r request) again(resp *http.Response, err error, attempt int) (time.Duration, bool) {
-	wait := time.Duration(float64(100*time.Millisecond) * float64(int(1)<<(attempt-1)) * (0.5 + rand.Float64()))
+	wait := backOff(attempt)
 	if err != nil {
-		return wait, r.patient && isTransient(err)
+		return wait, attempt < attempts && r.patient && isTransient(err)
 	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusRequestTimeout:
-		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
-			wait = time.Duration(s) * time.Second
-		}
-		return min(wait, longestWait), true
+		return min(max(wait, retryAfter(resp, time.Now())), longestWait), attempt < busyAttempts
 	case http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return wait, r.patient
+		return min(max(wait, retryAfter(resp, time.Now())), longestWait), attempt < attempts && r.patient
 	}
 	return 0, false
+}
+
+// backOff is about 0.1 s, 0.2 s, 0.4 s, … up to 5 s.
+func backOff(attempt int) time.Duration {
+	base := min(100*time.Millisecond<<min(attempt-1, 10), 5*time.Second)
+	return time.Duration(float64(base) * (0.5 + rand.Float64()))
+}
+
+// retryAfter reads the header of RFC 9110 section 10.2.3: seconds or a date.
+func retryAfter(resp *http.Response, now time.Time) time.Duration {
+	v := resp.Header.Get("Retry-After")
+	if s, err := strconv.Atoi(v); err == nil && s > 0 {
+		return time.Duration(min(s, 1<<20)) * time.Second
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return at.Sub(now)
+	}
+	return 0
 }
 
 // isTransient tells a connection that broke from one that cannot be.

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -60,6 +60,33 @@ func apiHost(registry string) string {
 	return registry
 }
 
+// An Endpoint is a host that serves a registry, as it is configured.
+type Endpoint struct {
+	URL          string
+	Capabilities []string // pull, push, referrers, resolve
+	SkipVerify   bool     // of its certificate
+}
+
+// Endpoints lists the hosts that serve a registry, in the order to try them.
+// It reads files and sends nothing.
+func Endpoints(registry string, opts Options) ([]Endpoint, error) {
+	sites, err := configured(registry, opts)
+	if err != nil {
+		return nil, err
+	}
+	var all []Endpoint
+	for _, s := range sites {
+		e := Endpoint{URL: s.scheme + "://" + s.address + s.path, SkipVerify: s.tls.skip}
+		for _, name := range slices.Sorted(maps.Keys(capabilities)) {
+			if s.can&capabilities[name] != 0 {
+				e.Capabilities = append(e.Capabilities, name)
+			}
+		}
+		all = append(all, e)
+	}
+	return all, nil
+}
+
 // findHosts lists the hosts that serve a registry, in the order to try them.
 func findHosts(registry string, opts Options) ([]*host, error) {
 	sites, err := configured(registry, opts)
@@ -78,7 +105,8 @@ func findHosts(registry string, opts Options) ([]*host, error) {
 }
 
 // configured reads the directory of hosts, or falls back on the registry
-// itself.
+// itself. A broken file is an error: a pull that quietly passes a mirror by
+// sends its traffic, and maybe its credentials, where they should not go.
 func configured(registry string, opts Options) ([]site, error) {
 	own := site{address: apiHost(registry), path: "/v2", can: canAll, tls: tlsFiles{skip: opts.SkipVerify}}
 	if opts.CA != "" {
@@ -87,23 +115,16 @@ func configured(registry string, opts Options) ([]site, error) {
 	if opts.Cert != "" {
 		own.tls.pairs = [][2]string{{opts.Cert, opts.Key}}
 	}
-	dir := hostDir(opts.HostsDir, registry)
-	if dir == "" {
-		own.scheme = scheme(own, opts.PlainHTTP)
-		return []site{own}, nil
+	if dir := hostDir(opts.HostsDir, registry); dir != "" {
+		sites, err := readHosts(filepath.Join(dir, "hosts.toml"), own, opts.PlainHTTP)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) || len(sites) > 0 {
+			return sites, err
+		}
+		if err := own.tls.dockerLayout(dir); err != nil {
+			return nil, err
+		}
 	}
-	sites, err := readHosts(filepath.Join(dir, "hosts.toml"), own)
-	if err == nil && len(sites) > 0 {
-		return sites, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		// Upstream goes on without the file, and so would a pull that worked.
-		slog.Warn("hosts file is ignored", "registry", registry, "error", err)
-	}
-	if err := own.tls.dockerLayout(dir); err != nil {
-		return nil, err
-	}
-	own.scheme = scheme(own, opts.PlainHTTP)
+	own.settle(opts.PlainHTTP)
 	return []site{own}, nil
 }
 
@@ -125,12 +146,25 @@ func hostDir(root, registry string) string {
 	return ""
 }
 
-// scheme is http where asked for and on loopback, unless TLS is configured.
-func scheme(s site, plain bool) string {
-	if plain || isLocal(s.address) && port(s.address) != "443" && !s.tls.set() {
-		return "http"
+// settle chooses the scheme of a registry that no file describes. One on the
+// loopback interface may speak either: it is tried with https, without
+// looking at the certificate, and then with http.
+func (s *site) settle(plain bool) {
+	s.scheme = "https"
+	p := port(s.address)
+	switch {
+	case plain:
+		s.scheme = "http"
+	case isLocal(s.address) && p != "" && p != "443":
+		s.scheme = "http"
+		s.tls.skip = s.tls.skip || p != "80" && !s.tls.set()
 	}
-	return "https"
+}
+
+// either reports whether s is to be tried with https first and then with
+// http: it was told to be http, but something about TLS is set.
+func (s *site) either() bool {
+	return s.scheme == "http" && s.tls.set() && port(s.address) != "80"
 }
 
 func port(address string) string {
@@ -166,43 +200,50 @@ type hostEntry struct {
 	DialTimeout  string         `toml:"dial_timeout"`
 }
 
-// readHosts lists the mirrors of a hosts.toml and then its server.
-func readHosts(file string, own site) ([]site, error) {
+// readHosts reads a hosts.toml. An empty one gives nothing.
+func readHosts(file string, own site, plain bool) ([]site, error) {
 	data, err := os.ReadFile(file)
-	if err != nil {
+	if err != nil || len(data) == 0 {
 		return nil, err
 	}
 	var f hostsFile
 	if err := toml.Unmarshal(data, &f); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	if len(data) == 0 {
-		return nil, nil
+		line := 0
+		var at *toml.DecodeError
+		if errors.As(err, &at) {
+			line, _ = at.Position()
+		}
+		return nil, fmt.Errorf("%s:%d: %w: %w", file, line, err, errdefs.ErrInvalidArgument)
 	}
 	var sites []site
-	for _, name := range hostOrder(data) {
-		s, err := f.Hosts[name].site(name, filepath.Dir(file), site{})
+	tables := hostTables(data)
+	for _, t := range tables {
+		s, err := f.Hosts[t.name].site(t.name, filepath.Dir(file), site{})
 		if err != nil {
-			return nil, fmt.Errorf("%s: host %s: %w", file, name, err)
+			return nil, fmt.Errorf("%s:%d: host %s: %w", file, t.line, t.name, err)
 		}
 		sites = append(sites, s)
 	}
 	server := f.Server
 	if server == "" {
-		server = "https://" + own.address
-		own.scheme = scheme(own, false)
+		own.settle(plain)
 		server = own.scheme + "://" + own.address
 	}
 	s, err := f.hostEntry.site(server, filepath.Dir(file), own)
 	if err != nil {
-		return nil, fmt.Errorf("%s: server %s: %w", file, server, err)
+		return nil, fmt.Errorf("%s:1: server %s: %w", file, server, err)
 	}
 	return append(sites, s), nil
 }
 
-// hostOrder gives the names of the [host."…"] tables as the file has them:
-// the order in which mirrors are tried, which a map would lose.
-func hostOrder(data []byte) (names []string) {
+// hostTable is where a [host."…"] begins.
+type hostTable struct {
+	name string
+	line int
+}
+
+// hostTables lists the hosts in the order of the file, which a map forgets.
+func hostTables(data []byte) (tables []hostTable) {
 	var p unstable.Parser
 	p.Reset(data)
 	for p.NextExpression() {
@@ -211,14 +252,17 @@ func hostOrder(data []byte) (names []string) {
 			continue
 		}
 		var key []string
+		line := 0
 		for it := e.Key(); it.Next(); {
 			key = append(key, string(it.Node().Data))
+			line = p.Shape(it.Node().Raw).Start.Line
 		}
-		if len(key) >= 2 && key[0] == "host" && !slices.Contains(names, key[1]) {
-			names = append(names, key[1])
+		known := func(t hostTable) bool { return t.name == key[1] }
+		if len(key) >= 2 && key[0] == "host" && !slices.ContainsFunc(tables, known) {
+			tables = append(tables, hostTable{key[1], line})
 		}
 	}
-	return names
+	return tables
 }
 
 // site combines an entry with what base says.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
@@ -80,7 +82,7 @@ func (r *Repository) exists(ctx context.Context, h *host, kind, object string, w
 // begin starts an upload and returns where to send it, or nil if the registry
 // mounted the blob from one of the other repositories.
 func (r *Repository) begin(ctx context.Context, h *host, desc ocispec.Descriptor, mountFrom []string) (*url.URL, error) {
-	for _, from := range append(mountFrom, "") {
+	for _, from := range append(slices.Clip(mountFrom), "") {
 		req := request{method: http.MethodPost, path: []string{r.name, "blobs", "uploads", ""}, scopes: r.pushScope(), patient: true}
 		if from != "" {
 			req.query = url.Values{"mount": {desc.Digest.String()}, "from": {from}}
@@ -96,7 +98,7 @@ func (r *Repository) begin(ctx context.Context, h *host, desc ocispec.Descriptor
 			return nil, nil
 		case resp.StatusCode == http.StatusAccepted:
 			drain(resp)
-			return location(resp)
+			return h.location(resp)
 		case from != "" && resp.StatusCode < 500: // no right to read there
 			drain(resp)
 		default:
@@ -106,46 +108,143 @@ func (r *Repository) begin(ctx context.Context, h *host, desc ocispec.Descriptor
 	panic("the last round returns")
 }
 
-// location is where an upload goes on; it may be relative, or another host.
-func location(resp *http.Response) (*url.URL, error) {
+// location is where an upload goes on; it may be relative, or another host. A
+// registry behind a proxy that does the TLS for it may not know that it is to
+// be reached by https; ours is not given up for that.
+func (h *host) location(resp *http.Response) (*url.URL, error) {
 	u, err := resp.Location()
 	if err != nil {
 		return nil, fmt.Errorf("upload: %w: %w", err, errdefs.ErrUnavailable)
 	}
+	if u.Host == h.address && h.scheme == "https" {
+		u.Scheme = "https"
+	}
 	return u, nil
 }
 
-// upload sends the whole blob in one request.
+// upload sends a blob: in one request, or if that breaks in as many as it
+// takes, each from where the registry says it is.
 func (r *Repository) upload(ctx context.Context, h *host, where *url.URL, desc ocispec.Descriptor, provider content.Provider, progress func(int64)) error {
 	ra, err := provider.ReaderAt(ctx, desc.Digest)
 	if err != nil {
 		return err
 	}
 	defer ra.Close()
-	q := where.Query()
-	q.Set("digest", desc.Digest.String())
-	where.RawQuery = q.Encode()
-	req := request{
-		method: http.MethodPut, url: where, size: ra.Size(), header: http.Header{"Content-Type": {"application/octet-stream"}},
-		body: func() (io.ReadCloser, error) {
-			return &counter{Reader: io.NewSectionReader(ra, 0, ra.Size()), report: progress}, nil
-		},
+	u := &upload{repo: r, host: h, where: where, desc: desc, blob: ra, progress: forward(progress)}
+	for i := 1; ; i++ {
+		again, err := u.send(ctx)
+		if err == nil {
+			u.progress(ra.Size())
+			return nil
+		}
+		if !again || i == attempts || ctx.Err() != nil {
+			return err
+		}
+		if err := h.sleep(ctx, backOff(i)); err != nil {
+			return err
+		}
+		if err := u.resume(ctx); err != nil {
+			return err
+		}
 	}
-	if where.Host == h.address {
-		req.scopes = r.pushScope()
+}
+
+// forward passes on only what is more than before: a request that broke may
+// still be reading.
+func forward(progress func(int64)) func(int64) {
+	var mu sync.Mutex
+	var most int64
+	return func(n int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		if n > most {
+			most = n
+			progress(n)
+		}
 	}
-	if ra.Size() == 0 {
-		req.body = nil
+}
+
+// upload is a blob on its way to a registry.
+type upload struct {
+	repo     *Repository
+	host     *host
+	where    *url.URL // to send the next bytes to
+	offset   int64    // of the next byte
+	desc     ocispec.Descriptor
+	blob     content.ReaderAt
+	progress func(int64)
+}
+
+// send sends what is left and ends the upload. again says that another
+// attempt makes sense.
+func (u *upload) send(ctx context.Context) (again bool, err error) {
+	if u.offset > 0 && u.offset < u.blob.Size() {
+		header := http.Header{"Content-Range": {fmt.Sprintf("%d-%d", u.offset, u.blob.Size()-1)}}
+		resp, again, err := u.do(ctx, http.MethodPatch, *u.where, header, http.StatusAccepted, http.StatusNoContent)
+		if err != nil {
+			return again, err
+		}
+		if u.where, err = u.host.location(resp); err != nil {
+			return false, err
+		}
+		u.offset = u.blob.Size()
 	}
-	resp, err := h.do(ctx, req)
+	last := *u.where
+	q := last.Query()
+	q.Set("digest", u.desc.Digest.String())
+	last.RawQuery = q.Encode()
+	_, again, err = u.do(ctx, http.MethodPut, last, http.Header{}, http.StatusCreated, http.StatusNoContent)
+	return again, err
+}
+
+// do sends the bytes from the offset on.
+func (u *upload) do(ctx context.Context, method string, to url.URL, header http.Header, good ...int) (resp *http.Response, again bool, err error) {
+	left := u.blob.Size() - u.offset
+	header.Set("Content-Type", "application/octet-stream")
+	req := request{method: method, url: &to, size: left, header: header}
+	if left > 0 {
+		req.body = func() (io.ReadCloser, error) {
+			c := &counter{Reader: io.NewSectionReader(u.blob, u.offset, left), report: u.progress}
+			c.n.Store(u.offset)
+			return c, nil
+		}
+	}
+	if to.Host == u.host.address {
+		req.scopes = u.repo.pushScope()
+	}
+	resp, err = u.host.do(ctx, req)
 	if err != nil {
-		return err
+		return nil, isTransient(err), err
 	}
-	if resp.StatusCode != http.StatusCreated && resp.StatusCode != http.StatusNoContent {
-		return h.unexpected(req, resp)
+	if !slices.Contains(good, resp.StatusCode) {
+		again = resp.StatusCode >= 500 || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable
+		return nil, again, u.host.unexpected(req, resp)
 	}
 	drain(resp)
-	return nil
+	return resp, false, nil
+}
+
+// resume asks how far the upload came, or begins another one.
+func (u *upload) resume(ctx context.Context) (err error) {
+	req := request{method: http.MethodGet, url: u.where, patient: true}
+	if u.where.Host == u.host.address {
+		req.scopes = u.repo.pushScope()
+	}
+	resp, err := u.host.do(ctx, req)
+	if err == nil && resp.StatusCode == http.StatusNoContent {
+		drain(resp)
+		var last int64
+		if _, err := fmt.Sscanf(resp.Header.Get("Range"), "0-%d", &last); err == nil && last > 0 && last < u.blob.Size() {
+			u.offset = last + 1
+			u.where, err = u.host.location(resp)
+			return err
+		}
+	} else if err == nil {
+		drain(resp)
+	}
+	u.offset = 0
+	u.where, err = u.repo.begin(ctx, u.host, u.desc, nil)
+	return err
 }
 
 // counter reports how much was read of it.

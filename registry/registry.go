@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -38,7 +39,12 @@ type Options struct {
 	Cert, Key  string // files of a client certificate
 	// Credentials is asked when a host wants to know who we are.
 	Credentials func(ctx context.Context, host string) (Credential, error)
-	Headers     http.Header // added to every request
+	Headers     http.Header // added to every request to the hosts of the registry
+	Trace       func(Hop)   // told of every exchange, maybe concurrently
+
+	pace  *pace // replaced in tests, as are the next two
+	plan  *plan
+	sleep func(context.Context, time.Duration) error
 }
 
 // Repository is one reference and the hosts that serve it.
@@ -48,11 +54,23 @@ type Repository struct {
 	name   string // path of the repository
 	object string // tag or digest
 	hosts  []*host
+	pace   pace
+	plan   plan
+	sleep  func(context.Context, time.Duration) error
 }
 
 // New parses ref and finds its hosts. It sends nothing.
 func New(ref string, opts Options) (*Repository, error) {
-	r := &Repository{ref: ref}
+	if opts.sleep == nil {
+		opts.sleep = sleep
+	}
+	r := &Repository{ref: ref, pace: defaultPace, plan: defaultPlan, sleep: opts.sleep}
+	if opts.pace != nil {
+		r.pace = *opts.pace
+	}
+	if opts.plan != nil {
+		r.plan = *opts.plan
+	}
 	if err := r.parse(); err != nil {
 		return nil, fmt.Errorf("image reference %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
 	}

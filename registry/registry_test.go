@@ -178,7 +178,7 @@ func TestStatusesAreKinds(t *testing.T) {
 	} {
 		f := newFake()
 		f.front = status(code, 1<<30, "Retry-After", "0")
-		_, _, err := open(t, serve(t, f)+"/x:t", Options{}).Resolve(t.Context())
+		_, _, err := open(t, serve(t, f)+"/x:t", Options{sleep: noSleep(nil)}).Resolve(t.Context())
 		if !is(err) || !strings.Contains(err.Error(), "/x:t") {
 			t.Errorf("%d: %v", code, err)
 		}
@@ -194,7 +194,7 @@ func TestBusyServerIsAskedAgain(t *testing.T) {
 	for _, code := range []int{429, 500, 503} {
 		f := newFake()
 		f.front = status(code, 2, "Retry-After", "0")
-		if _, _, err := open(t, serve(t, f)+"/x:t", Options{}).Resolve(t.Context()); err != nil {
+		if _, _, err := open(t, serve(t, f)+"/x:t", Options{sleep: noSleep(nil)}).Resolve(t.Context()); err != nil {
 			t.Errorf("%d: %v", code, err)
 		}
 	}
@@ -250,7 +250,7 @@ func TestBrokenConnectionIsResumed(t *testing.T) {
 func TestTruncatedBlobEnds(t *testing.T) {
 	f := newFake()
 	f.front = cut(0)
-	if _, err := readAll(t, open(t, serve(t, f)+"/x:t", Options{}), f.blob(), 0); err == nil {
+	if _, err := readAll(t, open(t, serve(t, f)+"/x:t", Options{sleep: noSleep(nil)}), f.blob(), 0); err == nil {
 		t.Error("a body that never comes was read")
 	}
 }
@@ -502,7 +502,7 @@ func FuzzHosts(f *testing.F) {
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		sites, err := readHosts(file, site{address: "a", path: "/v2", can: canAll})
+		sites, err := readHosts(file, site{address: "a", path: "/v2", can: canAll}, false)
 		for _, s := range sites {
 			if err == nil && s.scheme != "http" && s.scheme != "https" {
 				t.Errorf("scheme %q", s.scheme)

@@ -52,7 +52,7 @@ start_daemon() {
 	containerd --config "$dir/config.toml" >"$dir/containerd.log" 2>&1 &
 	DAEMON_PID=$!
 	export CONTAINERD_ADDRESS=$dir/containerd.sock
-	wait_for 30 ctr version || { cat "$dir/containerd.log" >&2; return 1; }
+	wait_for "${SLIPWAY_PATIENCE:-30}" ctr version || { cat "$dir/containerd.log" >&2; return 1; }
 }
 
 # start_registry DIR: Debian's docker-registry on loopback; sets REGISTRY and
@@ -69,7 +69,7 @@ start_registry() {
 	docker-registry serve "$dir/registry.yml" >"$dir/registry.log" 2>&1 &
 	REGISTRY_PID=$!
 	REGISTRY=127.0.0.1:$port
-	wait_for 30 bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" || { cat "$dir/registry.log" >&2; return 1; }
+	wait_for "${SLIPWAY_PATIENCE:-30}" bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" || { cat "$dir/registry.log" >&2; return 1; }
 }
 
 # busybox_image DIR: an OCI layout with Debian's static busybox, tag latest.

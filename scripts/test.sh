@@ -1,8 +1,35 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs every test: unit tests first, then those under test/, which start the
-# built commands as root.
+# Runs every test: those beside the code first, then those under test/, which
+# start the built commands as root and run one package at a time, because they
+# load the machine.
+#
+# A package that fails is run once more by itself at the end, when nothing else
+# runs. One that passes then is named: it has a race of its own or in the
+# product, and somebody has to look for it. One that fails again fails the run.
 set -eu
 cd "$(dirname "$0")/.."
 go vet ./...
-exec go test -timeout 30m -p 2 ./...
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# run FLAGS...: go test, with its output shown and kept.
+run() {
+	go test -timeout 30m "$@" 2>&1 | tee -a "$log"
+}
+run -p 2 $(go list ./... | grep -v '^slipway/test/')
+run -p 1 $(go list ./... | grep '^slipway/test/')
+
+# What is neither "ok" nor without tests has failed, whatever was printed.
+failed=""
+for package in $(go list ./...); do
+	grep -q -E "^(ok|\\?) +[[:space:]]*$package[[:space:]]" "$log" || failed="$failed $package"
+done
+again=""
+for package in $failed; do
+	echo "== once more: $package"
+	go test -timeout 30m -count=1 "$package" && continue
+	again="$again $package"
+done
+[ -z "$failed" ] || echo "failed at first:" $failed
+[ -z "$again" ] || { echo "failed twice:$again" >&2; exit 1; }

@@ -4,9 +4,12 @@ package snapshot
 
 import (
 	"context"
+	iofs "io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/containerd/continuity/fs"
+	"golang.org/x/sys/unix"
 
 	"slipway/internal/mount"
 )
@@ -18,29 +21,60 @@ func OpenNative(root string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.driver = &native{store: s}
-	return s, nil
+	return s.start(native{plain{s}})
 }
 
-type native struct{ store *Store }
+type native struct{ plain }
 
-func (*native) capabilities() []string { return nil }
-
-func (d *native) written(id uint64) string { return d.store.dir(id) }
-
-func (d *native) fill(_ context.Context, dir string, info Info, parent uint64) error {
+func (d native) fill(_ context.Context, dir string, info Info, parent uint64) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
 	if info.Kind == View || parent == 0 {
 		return os.Chmod(dir, 0o755)
 	}
-	return fs.CopyDir(dir, d.store.dir(parent))
+	if err := fs.CopyDir(dir, d.dir(parent)); err != nil {
+		return err
+	}
+	return copyTimes(dir, d.dir(parent))
 }
 
-func (d *native) mounts(n node) []mount.Mount {
+func (d native) usage(ctx context.Context, n node) (Usage, error) { return diskUsage(ctx, d.dir(n.id)) }
+
+func (d native) seal(ctx context.Context, n node, _ string) (string, Usage, error) {
+	u, err := d.usage(ctx, n)
+	return "", u, err
+}
+
+// copyTimes gives the directories of a copy the times of the original, which
+// CopyDir sets before it puts the files into them.
+func copyTimes(to, from string) error {
+	return filepath.WalkDir(from, func(path string, e iofs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return &os.PathError{Op: "lstat", Path: path, Err: err}
+		}
+		name := filepath.Join(to, rel)
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, name, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return &os.PathError{Op: "utimensat", Path: name, Err: err}
+		}
+		return nil
+	})
+}
+
+func (d native) mounts(n node) ([]mount.Mount, error) {
 	if n.Kind != View {
-		return bindMount(d.store.dir(n.id), "rw")
+		return bindMount(d.dir(n.id), "rw"), nil
 	}
 	if len(n.parents) == 0 {
-		return bindMount(d.store.dir(n.id), "ro")
+		return bindMount(d.dir(n.id), "ro"), nil
 	}
-	return bindMount(d.store.dir(n.parents[0]), "ro")
+	return bindMount(d.dir(n.parents[0]), "ro"), nil
 }

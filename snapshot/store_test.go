@@ -102,6 +102,29 @@ func TestCleanupRemovesWhatARemoveLeft(t *testing.T) {
 	}
 }
 
+// TestOrphanGivesWay: a process that dies between placing the files of a
+// snapshot and recording it leaves them under an id that is given out again.
+func TestOrphanGivesWay(t *testing.T) {
+	s := overlay(t)
+	orphan := filepath.Join(s.Root(), "snapshots/1/fs")
+	if err := os.MkdirAll(orphan, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(orphan+"/old", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, s, "one", "")
+	if _, err := os.Stat(orphan + "/old"); !os.IsNotExist(err) {
+		t.Errorf("the orphan's file is in the snapshot: %v", err)
+	}
+	if err := s.Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(filepath.Join(s.Root(), "snapshots")); len(left) != 1 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestOpenRemovesUnfinished(t *testing.T) {
 	root := t.TempDir()
 	if err := os.MkdirAll(root+"/snapshots/new-123/fs", 0o700); err != nil {

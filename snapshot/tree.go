@@ -24,7 +24,8 @@ import (
 //	                      and once committed inodes and size as varint
 //	v1/parents            uvarint(parent id) 0x00 uvarint(child id) → child name
 //
-// A snapshot keeps its id when a commit renames it. Ids are never used twice.
+// A snapshot keeps its id when a commit renames it. An id that was recorded is
+// never used for another.
 type tree struct{ db *bolt.DB }
 
 var (
@@ -140,27 +141,34 @@ func lineage(s *bolt.Bucket, parent string) ([]uint64, error) {
 	return ids, nil
 }
 
-// commit renames the active snapshot key to name and makes it immutable.
-func (t *tree) commit(name, key string, usage Usage, opts CommitOpts) error {
+func notActive(key string) error {
+	return fmt.Errorf("snapshot %v is not active: %w", key, errdefs.ErrFailedPrecondition)
+}
+
+func nameTaken(name string) error {
+	return fmt.Errorf("committed snapshot %v: %w", name, errdefs.ErrAlreadyExists)
+}
+
+// commit renames the active snapshot sealed to name and makes it immutable.
+// place runs inside the transaction: it moves files, and nothing slower.
+func (t *tree) commit(name string, sealed node, usage Usage, opts CommitOpts, place func() error) error {
+	key := sealed.Name
 	return t.update(func(s, p *bolt.Bucket) error {
 		if s.Bucket([]byte(name)) != nil {
-			return fmt.Errorf("committed snapshot %v: %w", name, errdefs.ErrAlreadyExists)
+			return nameTaken(name)
 		}
 		n, err := readNode(s, key)
 		if err != nil {
 			return err
 		}
 		if n.Kind != Active {
-			return fmt.Errorf("snapshot %v is not active: %w", key, errdefs.ErrFailedPrecondition)
+			return notActive(key)
 		}
-		if opts.Parent != "" && opts.Parent != n.Parent {
-			if n.Parent != "" {
-				return fmt.Errorf("snapshot %v has parent %v, it cannot be put onto %v: %w", key, n.Parent, opts.Parent, errdefs.ErrFailedPrecondition)
-			}
-			if n.parents, err = lineage(s, opts.Parent); err != nil {
-				return err
-			}
-			n.Parent = opts.Parent
+		if n.id != sealed.id {
+			return fmt.Errorf("snapshot %v was replaced while it was committed: %w", key, errdefs.ErrNotFound)
+		}
+		if err := rebase(s, &n, opts.Parent); err != nil {
+			return err
 		}
 		if err := s.DeleteBucket([]byte(key)); err != nil {
 			return err
@@ -168,8 +176,24 @@ func (t *tree) commit(name, key string, usage Usage, opts CommitOpts) error {
 		n.Name, n.Kind, n.Labels, n.usage = name, Committed, opts.Labels, usage
 		n.CreatedAt = time.Now().UTC()
 		n.UpdatedAt = n.CreatedAt
-		return writeNode(s, p, n)
+		if err := writeNode(s, p, n); err != nil {
+			return err
+		}
+		return place()
 	})
+}
+
+// rebase puts a snapshot that has no parent onto one.
+func rebase(s *bolt.Bucket, n *node, parent string) (err error) {
+	if parent == "" || parent == n.Parent {
+		return nil
+	}
+	if n.Parent != "" {
+		return fmt.Errorf("snapshot %v has parent %v, it cannot be put onto %v: %w", n.Name, n.Parent, parent, errdefs.ErrFailedPrecondition)
+	}
+	n.parents, err = lineage(s, parent)
+	n.Parent = parent
+	return err
 }
 
 func (t *tree) remove(key string) (n node, err error) {
@@ -228,7 +252,7 @@ func mergeLabels(old, update map[string]string, fields []string) (map[string]str
 }
 
 // walk calls fn outside of any transaction.
-func (t *tree) walk(ctx context.Context, fn func(Info) error, filters []string) error {
+func (t *tree) walk(ctx context.Context, fn func(Info) error, decorate func(*Info, uint64), filters []string) error {
 	match, err := filter.Parse(filters...)
 	if err != nil {
 		return err
@@ -240,6 +264,9 @@ func (t *tree) walk(ctx context.Context, fn func(Info) error, filters []string) 
 		}
 		return s.ForEachBucket(func(k []byte) error {
 			info, err := readInfo(s.Bucket(k), string(k))
+			if decorate != nil {
+				decorate(&info, idOf(s.Bucket(k)))
+			}
 			if err == nil && match(info.Field) {
 				all = append(all, info)
 			}
@@ -258,17 +285,19 @@ func (t *tree) walk(ctx context.Context, fn func(Info) error, filters []string) 
 	return ctx.Err()
 }
 
-// ids calls fn with the set of ids in use, while no other can come up.
-func (t *tree) ids(fn func(map[uint64]bool) error) error {
+// nodes calls fn with the kinds and ids of all snapshots, while none comes up
+// or changes.
+func (t *tree) nodes(fn func([]node) error) error {
 	return t.update(func(s, _ *bolt.Bucket) error {
-		used := make(map[uint64]bool)
+		var all []node
 		if err := s.ForEachBucket(func(k []byte) error {
-			used[idOf(s.Bucket(k))] = true
+			b := s.Bucket(k)
+			all = append(all, node{Info: Info{Kind: kindOf(b)}, id: idOf(b)})
 			return nil
 		}); err != nil {
 			return err
 		}
-		return fn(used)
+		return fn(all)
 	})
 }
 

@@ -25,6 +25,9 @@ type CreateOpts struct {
 	Options     *anypb.Any // runtime options, nil for those of the container
 	// Checkpoint is a directory with a CRIU image to restore from, or empty.
 	Checkpoint string
+	// Endpoint is the task service of a sandbox to run in; without an address
+	// it is that of the container's sandbox, if it has one.
+	Endpoint Endpoint
 }
 
 // Status is the state of a process as the wire numbers it

@@ -14,42 +14,67 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"slipway/content"
+	"slipway/image"
 	"slipway/internal/ident"
 )
 
 // copyBuffer is the size in bytes of the pieces a blob is copied in.
 const copyBuffer = 256 << 10
 
-// copyBlob appends to w what is missing of a blob, from offset on.
-func (p *pull) copyBlob(ctx context.Context, w content.Writer, desc ocispec.Descriptor, offset int64, say func(string, int64)) error {
-	rc, err := p.repo.Fetch(ctx, desc, offset)
+// copyBlob appends to w what is missing of a blob, from offset on. A layer can
+// be read while it comes in.
+func (p *pull) copyBlob(ctx context.Context, w content.Writer, l *pending, offset int64, parent string) (err error) {
+	rc, err := p.repo.FetchParts(ctx, l.desc, offset, func() (func(), bool) {
+		return func() { p.downloads.Release(1) }, p.downloads.TryAcquire(1) // nobody waits for it
+	})
 	if err != nil {
 		return err
 	}
 	defer rc.Close()
-	buf := make([]byte, min(copyBuffer, desc.Size-offset))
+	grow := func(int64) {}
+	if t := tailOf(w, l.desc, offset); t != nil {
+		defer func() { t.finish(err) }()
+		grow = t.grow
+		l.begin(t)
+	}
+	buf := make([]byte, min(copyBuffer, l.desc.Size-offset))
 	last := time.Now()
-	say("downloading", offset)
-	for offset < desc.Size {
-		n, err := rc.Read(buf[:min(int64(len(buf)), desc.Size-offset)])
+	p.say("downloading", l.desc, parent, offset)
+	for offset < l.desc.Size {
+		n, err := rc.Read(buf[:min(int64(len(buf)), l.desc.Size-offset)])
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
 				return err
 			}
 			offset += int64(n)
+			grow(int64(n))
 		}
-		if err == io.EOF && offset < desc.Size {
-			err = fmt.Errorf("got %d of %d bytes: %w", offset, desc.Size, io.ErrUnexpectedEOF)
+		if err == io.EOF && offset < l.desc.Size {
+			err = fmt.Errorf("got %d of %d bytes: %w", offset, l.desc.Size, io.ErrUnexpectedEOF)
 		}
 		if err != nil && err != io.EOF {
-			return fmt.Errorf("image %s: fetch %s from %s: %w", p.root, desc.Digest, p.repo.Host(), err)
+			return fmt.Errorf("image %s: fetch %s from %s: %w", p.root, l.desc.Digest, p.repo.Host(), err)
 		}
 		if now := time.Now(); now.Sub(last) >= reportEvery {
 			last = now
-			say("downloading", offset)
+			p.say("downloading", l.desc, parent, offset)
 		}
 	}
 	return nil
+}
+
+// tailOf gives the tail of a layer's ingest of size bytes, nil if there is
+// none.
+func tailOf(w content.Writer, desc ocispec.Descriptor, size int64) *tail {
+	t, ok := w.(content.Tailer)
+	if !ok || !image.IsLayer(desc.MediaType) {
+		return nil
+	}
+	file, err := t.Tail()
+	if err != nil {
+		return nil
+	}
+	return newTail(file, size)
 }
 
 // mergeSource adds a repository to the sorted, comma separated list of a

@@ -3,8 +3,10 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -30,6 +32,7 @@ type StoreOpts struct {
 	// layers of Platforms only.
 	AllMetadata bool
 	Unpacks     []Unpack
+	References  []Reference // further names
 }
 
 // Unpack asks for the snapshots of one platform.
@@ -62,6 +65,13 @@ func (s *Service) Pull(ctx context.Context, scope ident.Scope, ref string, opts 
 	if err != nil {
 		return err
 	}
+	if err := s.Verifier.verify(ctx, ref, desc); err != nil {
+		return err
+	}
+	found, err := s.Policy.Check(ctx, ref, desc, remoteSignatures{repo, opts.Registry})
+	if err != nil {
+		return err
+	}
 	report(Progress{Event: "Pulling from " + ref})
 	report(Progress{Event: "fetching image content", Name: ref})
 	p := &pull{
@@ -69,22 +79,26 @@ func (s *Service) Pull(ctx context.Context, scope ident.Scope, ref string, opts 
 		source: sourceLabel(repo), store: s.DB.Content(scope),
 		downloads: semaphore.NewWeighted(int64(s.Downloads)), unpacks: semaphore.NewWeighted(int64(s.Unpacks)),
 	}
+	p.bring = p.fetch
 	if err := p.run(ctx, desc); err != nil {
 		return err
 	}
-	img := meta.Image{Name: opts.Store.Name, Target: desc, Labels: opts.Store.Labels}
-	if err := s.record(ctx, scope, img); err != nil {
+	if err := p.keep(ctx, desc.Digest, found); err != nil {
+		return fmt.Errorf("image %s: keep its signature: %w", ref, err)
+	}
+	if err := s.save(ctx, scope, opts.Store.names(desc), ref, report); err != nil {
 		return err
 	}
-	report(Progress{Event: "saved", Name: img.Name, Parents: []string{ref}, Desc: &desc})
 	report(Progress{Event: "Completed pull from " + ref})
 	return nil
 }
 
-// pull is one Pull under way.
+// pull is one Pull or Import under way.
 type pull struct {
 	*Service
-	scope              ident.Scope
+	scope ident.Scope
+	// bring makes sure that a blob is in the store.
+	bring              func(ctx context.Context, l *pending, parent string) error
 	repo               *registry.Repository
 	opts               StoreOpts
 	report             Report
@@ -122,7 +136,7 @@ func (p *pull) checkPlatform(ctx context.Context, desc ocispec.Descriptor) error
 // fetchTree fetches desc and then, side by side, what it refers to.
 func (p *pull) fetchTree(ctx context.Context, g *errgroup.Group, desc ocispec.Descriptor, parent string) {
 	g.Go(func() error {
-		if err := p.fetch(ctx, desc, parent); err != nil {
+		if err := p.bringOne(ctx, desc, parent); err != nil {
 			return err
 		}
 		switch {
@@ -140,12 +154,21 @@ func (p *pull) fetchIndex(ctx context.Context, g *errgroup.Group, desc ocispec.D
 	if err != nil {
 		return err
 	}
-	if err := p.label(ctx, desc.Digest, refLabels(children)); err != nil {
+	if err := p.label(ctx, desc.Digest, image.RefLabels(children)); err != nil {
 		return err
 	}
 	for _, c := range children {
+		if p.repo == nil { // an archive need not hold every platform
+			err := p.bring(ctx, newPending(c), "")
+			if errdefs.IsNotFound(err) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
 		if p.opts.AllMetadata || p.wanted(c.Platform) {
-			p.fetchTree(ctx, g, c, refKey(desc))
+			p.fetchTree(ctx, g, c, image.IngestRef(desc))
 		}
 	}
 	return nil
@@ -166,10 +189,10 @@ func (p *pull) fetchManifest(ctx context.Context, g *errgroup.Group, desc ocispe
 		return err
 	}
 	children := append([]ocispec.Descriptor{m.Config}, m.Layers...)
-	if err := p.label(ctx, desc.Digest, refLabels(children)); err != nil {
+	if err := p.label(ctx, desc.Digest, image.RefLabels(children)); err != nil {
 		return err
 	}
-	if err := p.fetch(ctx, m.Config, refKey(desc)); err != nil {
+	if err := p.bringOne(ctx, m.Config, image.IngestRef(desc)); err != nil {
 		return err
 	}
 	if p.opts.AllMetadata && !p.wanted(desc.Platform) {
@@ -177,18 +200,46 @@ func (p *pull) fetchManifest(ctx context.Context, g *errgroup.Group, desc ocispe
 	}
 	layers := make([]*pending, len(m.Layers))
 	for i, l := range m.Layers {
-		layers[i] = &pending{desc: l, done: make(chan struct{})}
+		layers[i] = newPending(l)
 	}
-	for _, l := range layers {
+	g.Go(func() error { return p.bringLayers(ctx, g, layers, image.IngestRef(desc)) })
+	return p.unpackManifest(ctx, g, m, layers)
+}
+
+// bringOne brings a document.
+func (p *pull) bringOne(ctx context.Context, desc ocispec.Descriptor, parent string) error {
+	p.say("waiting", desc, parent, 0)
+	if err := p.downloads.Acquire(ctx, 1); err != nil {
+		return context.Cause(ctx)
+	}
+	defer p.downloads.Release(1)
+	return p.bring(ctx, newPending(desc), parent)
+}
+
+// bringLayers begins with the largest layers: what is begun last should not
+// take long.
+func (p *pull) bringLayers(ctx context.Context, g *errgroup.Group, layers []*pending, parent string) error {
+	order := slices.Clone(layers)
+	slices.SortStableFunc(order, func(a, b *pending) int { return cmp.Compare(b.desc.Size, a.desc.Size) })
+	for _, l := range order {
+		p.say("waiting", l.desc, parent, 0)
+		if err := p.downloads.Acquire(ctx, 1); err != nil {
+			return context.Cause(ctx)
+		}
 		g.Go(func() error {
-			err := p.fetch(ctx, l.desc, refKey(desc))
+			defer p.downloads.Release(1)
+			err := p.bring(ctx, l, parent)
 			if err == nil {
-				close(l.done)
+				l.finish()
 			}
 			return err
 		})
 	}
-	return p.unpackManifest(ctx, g, m, layers)
+	return nil
+}
+
+func (p *pull) say(event string, desc ocispec.Descriptor, parent string, n int64) {
+	p.report(Progress{Event: event, Name: image.IngestRef(desc), Parents: []string{parent}, Progress: n, Total: desc.Size, Desc: &desc})
 }
 
 // unpackManifest starts the unpacks that suit the platform of m.
@@ -209,21 +260,6 @@ func (p *pull) unpackManifest(ctx context.Context, g *errgroup.Group, m ocispec.
 	return nil
 }
 
-// pending is a layer that will be in the content store when done is closed.
-type pending struct {
-	desc ocispec.Descriptor
-	done chan struct{}
-}
-
-func (l *pending) wait(ctx context.Context) error {
-	select {
-	case <-l.done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // label adds labels to a blob.
 func (p *pull) label(ctx context.Context, dgst digest.Digest, labels map[string]string) error {
 	return addLabels(ctx, p.store, dgst, labels)
@@ -241,71 +277,27 @@ func addLabels(ctx context.Context, store *meta.Content, dgst digest.Digest, lab
 	return err
 }
 
-// refLabels are the labels by which a manifest or index keeps its children.
-func refLabels(children []ocispec.Descriptor) map[string]string {
-	labels := make(map[string]string)
-	count := make(map[string]int)
-	for _, c := range children {
-		key := "containerd.io/gc.ref.content."
-		switch {
-		case image.IsManifest(c.MediaType), image.IsIndex(c.MediaType):
-			key += "m."
-		case image.IsLayer(c.MediaType):
-			key += "l."
-		case image.IsConfig(c.MediaType):
-			labels[key+"config"] = c.Digest.String()
-			continue
-		}
-		labels[fmt.Sprint(key, count[key])] = c.Digest.String()
-		count[key]++
-	}
-	return labels
-}
-
-// refKey is the ingest ref of a blob. It is the identity by which an
-// interrupted download is resumed, by upstream's daemon too.
-func refKey(d ocispec.Descriptor) string {
-	switch {
-	case image.IsManifest(d.MediaType):
-		return "manifest-" + d.Digest.String()
-	case image.IsIndex(d.MediaType):
-		return "index-" + d.Digest.String()
-	case image.IsLayer(d.MediaType):
-		return "layer-" + d.Digest.String()
-	case image.IsConfig(d.MediaType):
-		return "config-" + d.Digest.String()
-	}
-	return "unknown-" + d.Digest.String()
-}
-
 // reportEvery bounds how often a download speaks of its progress.
 const reportEvery = 100 * time.Millisecond
 
-// fetch puts one blob into the content store, with where it came from.
-func (p *pull) fetch(ctx context.Context, desc ocispec.Descriptor, parent string) error {
-	say := func(event string, n int64) {
-		p.report(Progress{Event: event, Name: refKey(desc), Parents: []string{parent}, Progress: n, Total: desc.Size, Desc: &desc})
-	}
-	say("waiting", 0)
-	if err := p.downloads.Acquire(ctx, 1); err != nil {
-		return err
-	}
-	defer p.downloads.Release(1)
-	release, err := p.flights.acquire(ctx, "blob "+string(p.scope.Namespace)+" "+desc.Digest.String())
+// fetch puts one blob into the content store, with where it came from. One
+// download of a blob is under way in the daemon; others wait for it.
+func (p *pull) fetch(ctx context.Context, l *pending, parent string) error {
+	release, err := p.flights.acquire(ctx, "blob "+l.desc.Digest.String())
 	if err != nil {
 		return err
 	}
 	defer release()
-	fresh, err := p.download(ctx, desc, say)
+	fresh, err := p.download(ctx, l, parent)
 	if err != nil {
 		return err
 	}
 	if fresh {
-		say("complete", desc.Size)
+		p.say("complete", l.desc, parent, l.desc.Size)
 		return nil
 	}
-	say("already exists", desc.Size)
-	return p.addSource(ctx, desc.Digest)
+	p.say("already exists", l.desc, parent, l.desc.Size)
+	return p.addSource(ctx, l.desc.Digest)
 }
 
 // addSource notes on a blob that was here that this registry has it as well.
@@ -324,7 +316,8 @@ func (p *pull) addSource(ctx context.Context, dgst digest.Digest) error {
 }
 
 // download reports whether the blob was not there before.
-func (p *pull) download(ctx context.Context, desc ocispec.Descriptor, say func(string, int64)) (fresh bool, err error) {
+func (p *pull) download(ctx context.Context, l *pending, parent string) (fresh bool, err error) {
+	desc := l.desc
 	w, err := p.writer(ctx, desc)
 	if errdefs.IsAlreadyExists(err) {
 		return false, nil
@@ -344,7 +337,7 @@ func (p *pull) download(ctx context.Context, desc ocispec.Descriptor, say func(s
 		st.Offset = 0
 	}
 	if st.Offset < desc.Size {
-		if err := p.copyBlob(ctx, w, desc, st.Offset, say); err != nil {
+		if err := p.copyBlob(ctx, w, l, st.Offset, parent); err != nil {
 			return false, err
 		}
 	}
@@ -354,7 +347,7 @@ func (p *pull) download(ctx context.Context, desc ocispec.Descriptor, say func(s
 	}
 	if errdefs.IsFailedPrecondition(err) { // what was fetched is worthless
 		w.Close()
-		p.store.Abort(context.WithoutCancel(ctx), refKey(desc))
+		p.store.Abort(context.WithoutCancel(ctx), image.IngestRef(desc))
 		return false, fmt.Errorf("image %s: blob %s from %s: %w", p.root, desc.Digest, p.repo.Host(), err)
 	}
 	return true, err
@@ -364,7 +357,7 @@ func (p *pull) download(ctx context.Context, desc ocispec.Descriptor, say func(s
 // holds it.
 func (p *pull) writer(ctx context.Context, desc ocispec.Descriptor) (content.Writer, error) {
 	for {
-		w, err := p.store.Writer(ctx, content.WriterOpts{Ref: refKey(desc), Expected: desc.Digest, Total: desc.Size})
+		w, err := p.store.Writer(ctx, content.WriterOpts{Ref: image.IngestRef(desc), Expected: desc.Digest, Total: desc.Size})
 		if !errdefs.IsUnavailable(err) {
 			return w, err
 		}

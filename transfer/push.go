@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
@@ -22,8 +21,11 @@ import (
 // PushOpts describes a push.
 type PushOpts struct {
 	Registry  registry.Options
-	Platforms []ocispec.Platform // none means all
-	Report    Report
+	Platforms []ocispec.Platform // none means those that are present
+	// AllPlatforms demands every platform of the image. Otherwise those that
+	// are absent are left out of the index.
+	AllPlatforms bool
+	Report       Report
 }
 
 // Push sends the image name to ref. Blobs go first, side by side, then the
@@ -35,6 +37,9 @@ func (s *Service) Push(ctx context.Context, scope ident.Scope, name, ref string,
 	}
 	defer end()
 	img, err := s.DB.Images(scope).Get(ctx, name)
+	if err == nil {
+		err = s.hold(ctx, scope, img.Target)
+	}
 	if err != nil {
 		return err
 	}
@@ -67,9 +72,14 @@ type push struct {
 
 // tree pushes what desc refers to, and then desc.
 func (p *push) tree(ctx context.Context, desc ocispec.Descriptor, top bool) error {
-	children, err := p.children(ctx, desc)
+	children, err := image.Children(ctx, p.store, desc)
 	if err != nil {
 		return err
+	}
+	if image.IsIndex(desc.MediaType) {
+		if desc, children, err = p.reduce(ctx, desc, children); err != nil {
+			return err
+		}
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, c := range children {
@@ -81,28 +91,13 @@ func (p *push) tree(ctx context.Context, desc ocispec.Descriptor, top bool) erro
 	return p.one(ctx, desc, top)
 }
 
-// children are those of the wanted platforms; a blob has none.
-func (p *push) children(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-	all, err := image.Children(ctx, p.store, desc)
-	if err != nil || !image.IsIndex(desc.MediaType) || len(p.opts.Platforms) == 0 {
-		return all, err
-	}
-	var some []ocispec.Descriptor
-	for _, c := range all {
-		if c.Platform == nil || platforms.Any(p.opts.Platforms...).Match(*c.Platform) {
-			some = append(some, c)
-		}
-	}
-	return some, nil
-}
-
 func (p *push) one(ctx context.Context, desc ocispec.Descriptor, top bool) error {
 	if err := p.uploads.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer p.uploads.Release(1)
 	say := func(event string, n int64) {
-		p.opts.Report(Progress{Event: event, Name: refKey(desc), Parents: []string{p.root}, Progress: n, Total: desc.Size, Desc: &desc})
+		p.opts.Report(Progress{Event: event, Name: image.IngestRef(desc), Parents: []string{p.root}, Progress: n, Total: desc.Size, Desc: &desc})
 	}
 	say("uploading", 0)
 	if image.IsManifest(desc.MediaType) || image.IsIndex(desc.MediaType) {
@@ -128,7 +123,7 @@ func (p *push) one(ctx context.Context, desc ocispec.Descriptor, top bool) error
 func (p *push) mountFrom(ctx context.Context, desc ocispec.Descriptor) ([]string, error) {
 	info, err := p.store.Info(ctx, desc.Digest)
 	if errdefs.IsNotFound(err) {
-		return nil, fmt.Errorf("%s is not in the content store: %w", refKey(desc), err)
+		return nil, fmt.Errorf("%s is not in the content store: %w", image.IngestRef(desc), err)
 	}
 	if err != nil {
 		return nil, err

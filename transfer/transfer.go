@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package transfer moves images: from a registry into the image store (pull),
-// back (push), and from one name to another (tag).
+// back (push), from an archive (import), into one (export), and from one name
+// to another (tag).
 //
 // A pull is resolve, fetch and unpack, record. Fetching walks the tree of
 // descriptors from the top; a layer is applied to a snapshot as soon as its
@@ -14,13 +15,15 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
+	"runtime"
 	"time"
 
-	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"slipway/diff"
 	"slipway/internal/ident"
 	"slipway/meta"
+	"slipway/policy"
 )
 
 // Config is what a Service stands on. DB is required.
@@ -32,16 +35,30 @@ type Config struct {
 	// one. The default is "overlayfs".
 	Snapshotter string
 	Temp        string // for temporary mounts
-	Downloads   int    // blobs fetched at once by one pull, 0 for 4
-	Unpacks     int    // layers applied at once by one pull, 0 for 2
+	Downloads   int    // blobs fetched at once by one pull, 0 for 6
+	Unpacks     int    // layers applied at once by one pull, 0 for what the processors can do
 	Uploads     int    // blobs pushed at once by one push, 0 for 4
-	SyncFS      bool   // flush the file system of each applied layer
+	// NoSync records images before their layers are on disk, for tests and
+	// for what can be lost.
+	NoSync bool
+	SyncFS bool // without a meaning beside NoSync: layers are synced anyway
+	// Mount performs mounts in a namespace, nil for what can do with plain ones.
+	Mount func(ident.Namespace) diff.Mounter
+	Erofs *diff.ErofsOpts // see diff.ApplyOpts
+	// Processors make plain layers of those of other media types.
+	Processors []diff.Processor
+	// Verifier says which images may be pulled, nil for all.
+	Verifier *Verifier
+	// Policy says which images may be pulled and imported, nil for all. What
+	// runs is for Guard.
+	Policy *policy.File
 }
 
 // Service runs transfers. Use New.
 type Service struct {
 	Config
 	flights keyedLocks // one download of a blob and one unpack of a chain at a time
+	flusher flusher
 }
 
 // New returns a Service.
@@ -49,8 +66,8 @@ func New(c Config) *Service {
 	if c.Snapshotter == "" {
 		c.Snapshotter = "overlayfs"
 	}
-	c.Downloads = orDefault(c.Downloads, 4)
-	c.Unpacks = orDefault(c.Unpacks, 2)
+	c.Downloads = orDefault(c.Downloads, 6)
+	c.Unpacks = orDefault(c.Unpacks, min(max(runtime.GOMAXPROCS(0), 2), 8))
 	c.Uploads = orDefault(c.Uploads, 4)
 	return &Service{Config: c}
 }
@@ -100,6 +117,12 @@ func (s *Service) withLease(ctx context.Context, scope ident.Scope) (ident.Scope
 	}, nil
 }
 
+// hold keeps the tree of desc for as long as the transfer's lease, even if
+// the image goes away meanwhile.
+func (s *Service) hold(ctx context.Context, scope ident.Scope, desc ocispec.Descriptor) error {
+	return s.DB.Leases(scope.Namespace).AddResource(ctx, scope.Lease, meta.Resource{Type: "content", ID: desc.Digest.String()})
+}
+
 // uniqueName is upstream's form of a generated name: nanoseconds and three
 // random bytes.
 func uniqueName() string {
@@ -108,26 +131,11 @@ func uniqueName() string {
 	return fmt.Sprintf("%d-%s", time.Now().Nanosecond(), base64.RawURLEncoding.EncodeToString(b[:]))
 }
 
-// Tag stores the target of image from under the name to as well.
+// Tag stores the target of image from under the names of to as well.
 func (s *Service) Tag(ctx context.Context, scope ident.Scope, from string, to StoreOpts) error {
 	img, err := s.DB.Images(scope).Get(ctx, from)
 	if err != nil {
 		return err
 	}
-	return s.record(ctx, scope, meta.Image{Name: to.Name, Target: img.Target, Labels: to.Labels})
-}
-
-// record creates the image, or moves its name.
-func (s *Service) record(ctx context.Context, scope ident.Scope, img meta.Image) error {
-	images := s.DB.Images(scope)
-	_, err := images.Create(ctx, img)
-	if !errdefs.IsAlreadyExists(err) {
-		return err
-	}
-	fields := []string{"target"}
-	for k := range img.Labels {
-		fields = append(fields, "labels."+k)
-	}
-	_, err = images.Update(ctx, img, fields...)
-	return err
+	return s.save(ctx, scope, to.names(img.Target), from, func(Progress) {})
 }

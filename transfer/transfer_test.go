@@ -51,7 +51,12 @@ func newWorld(t *testing.T) *world {
 	if os.Getuid() != 0 {
 		t.Skip("needs root to unpack")
 	}
-	dir := t.TempDir()
+	return openWorld(t, t.TempDir())
+}
+
+// openWorld is newWorld on a directory that may have been used before.
+func openWorld(t testing.TB, dir string) *world {
+	t.Helper()
 	local, err := content.Open(filepath.Join(dir, "content"))
 	if err != nil {
 		t.Fatal(err)
@@ -256,7 +261,9 @@ func TestConcurrentPullsOfOneImage(t *testing.T) {
 }
 
 func TestBadRegistriesLeaveNothing(t *testing.T) {
-	isBlob := func(r *http.Request) bool { return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/") }
+	isBlob := func(r *http.Request) bool {
+		return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/")
+	}
 	for name, c := range map[string]struct {
 		front func(http.ResponseWriter, *http.Request) bool
 		is    func(error) bool

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -16,7 +18,9 @@ import (
 
 	"slipway/diff"
 	"slipway/image"
+	"slipway/internal/fault"
 	"slipway/internal/mount"
+	"slipway/meta"
 	"slipway/snapshot"
 )
 
@@ -37,7 +41,7 @@ func (p *pull) unpack(ctx context.Context, name string, config ocispec.Descripto
 	if err != nil {
 		return err
 	}
-	u := &unpacking{pull: p, sn: sn, layers: layers, diffIDs: diffIDs, chain: image.ChainIDs(diffIDs)}
+	u := &unpacking{pull: p, name: name, sn: sn, layers: layers, diffIDs: diffIDs, chain: image.ChainIDs(diffIDs)}
 	u.rebase = slices.Contains(p.Capabilities(name), "rebase")
 	if err := u.run(ctx); err != nil {
 		return fmt.Errorf("image %s: unpack with %s: %w", p.root, name, err)
@@ -66,6 +70,7 @@ func (p *pull) snapshotter(ctx context.Context, name string) (string, error) {
 
 type unpacking struct {
 	*pull
+	name    string // of the snapshotter
 	sn      snapshot.Snapshotter
 	layers  []*pending
 	diffIDs []digest.Digest
@@ -87,15 +92,36 @@ func (u *unpacking) run(ctx context.Context) error {
 // present counts the layers, from the bottom, that need no unpacking.
 func (u *unpacking) present(ctx context.Context) (int, error) {
 	for i := len(u.chain) - 1; i >= 0; i-- {
-		_, err := u.sn.Stat(ctx, u.chain[i].String())
-		if err == nil {
-			return i + 1, nil
-		}
-		if !errdefs.IsNotFound(err) {
+		there, err := u.there(ctx, i)
+		if err != nil {
 			return 0, err
+		}
+		if there {
+			return i + 1, nil
 		}
 	}
 	return 0, nil
+}
+
+// there reports whether the chain up to layer i is unpacked, and if so keeps
+// it for as long as the lease.
+func (u *unpacking) there(ctx context.Context, i int) (bool, error) {
+	chain := u.chain[i].String()
+	for range 2 {
+		_, err := u.sn.Stat(ctx, chain)
+		if errdefs.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		// A collection may have been first: only the second look is sure.
+		held := meta.Resource{Type: "snapshots/" + u.name, ID: chain}
+		if err := u.DB.Leases(u.scope.Namespace).AddResource(ctx, u.scope.Lease, held); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 func (u *unpacking) parent(i int) string {
@@ -107,11 +133,16 @@ func (u *unpacking) parent(i int) string {
 
 func (u *unpacking) inOrder(ctx context.Context, first int) error {
 	for i := first; i < len(u.layers); i++ {
-		key, err := u.extract(ctx, i, u.parent(i))
-		if err != nil {
-			return err
+		l := &laid{}
+		err := u.extract(ctx, i, u.parent(i), l)
+		if err == nil {
+			err = u.flush(ctx, l)
 		}
-		if err := u.commit(ctx, i, key, ""); err != nil {
+		if err == nil {
+			err = u.commit(ctx, i, l, "")
+		}
+		u.end(ctx, l)
+		if err != nil {
 			return err
 		}
 	}
@@ -119,21 +150,31 @@ func (u *unpacking) inOrder(ctx context.Context, first int) error {
 }
 
 // laid is a layer that is applied on its own, to be committed onto the chain.
+//
+//	extract   takes the chain's lock, makes the snapshot and fills it
+//	flush     makes it durable
+//	commit    names it after its chain
+//	end       removes it if it was not committed, and gives back the lock
 type laid struct {
-	ready  chan struct{}
-	key    string // of the active snapshot; empty once committed
-	inTurn bool   // it has to be applied to its parent after all
+	ready   chan struct{} // closed when extracted, if others wait for it
+	key     string        // of the active snapshot; empty if there is none
+	dir     string        // where its files are, if they can be flushed
+	flushed bool
+	inTurn  bool // it has to be applied to its parent after all
+	release func()
 }
 
+// sideBySide applies all layers at once and commits them from the bottom up.
 func (u *unpacking) sideBySide(ctx context.Context, first int) error {
 	all := make([]laid, len(u.layers))
 	g, gctx := errgroup.WithContext(ctx)
 	for i := first; i < len(all); i++ {
 		l := &all[i]
 		l.ready = make(chan struct{})
-		g.Go(func() (err error) {
-			l.key, err = u.extract(gctx, i, "")
+		g.Go(func() error {
+			err := u.extract(gctx, i, "", l)
 			if errors.Is(err, diff.ErrImplied) {
+				u.end(gctx, l)
 				l.inTurn, err = true, nil
 			}
 			if err == nil {
@@ -142,101 +183,177 @@ func (u *unpacking) sideBySide(ctx context.Context, first int) error {
 			return err
 		})
 	}
-	g.Go(func() error {
-		for i := first; i < len(all); i++ {
-			if err := u.settle(gctx, i, &all[i]); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	g.Go(func() error { return u.settle(gctx, all, first) })
 	err := g.Wait()
-	for _, l := range all {
-		if l.key != "" { // extracted, never committed
-			u.discard(ctx, l.key)
-		}
+	for i := range all {
+		u.end(ctx, &all[i])
 	}
 	return err
 }
 
-// settle commits layer i once it is laid.
-func (u *unpacking) settle(ctx context.Context, i int, l *laid) (err error) {
-	select {
-	case <-l.ready:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	parent := u.parent(i)
-	if l.inTurn {
-		if l.key, err = u.extract(ctx, i, parent); err != nil {
+// settle commits the layers in order. Those that are ready together share a
+// flush.
+func (u *unpacking) settle(ctx context.Context, all []laid, first int) error {
+	for i := first; i < len(all); i++ {
+		l := &all[i]
+		if err := waitFor(ctx, l.ready); err != nil {
 			return err
 		}
-		parent = "" // it has it already
+		parent := u.parent(i)
+		if l.inTurn {
+			if err := u.extract(ctx, i, parent, l); err != nil {
+				return err
+			}
+			parent = "" // it has it already
+		}
+		if err := u.flushReady(ctx, all[i:]); err != nil {
+			return err
+		}
+		if err := u.commit(ctx, i, l, parent); err != nil {
+			return err
+		}
+		u.end(ctx, l)
 	}
-	key := l.key
-	l.key = ""
-	return u.commit(ctx, i, key, parent)
+	return nil
 }
 
-// extract applies layer i to a new active snapshot and returns its key, or ""
-// if the chain up to the layer is there already. On failure no snapshot stays.
-func (u *unpacking) extract(ctx context.Context, i int, parent string) (key string, err error) {
-	if err := u.layers[i].wait(ctx); err != nil {
-		return "", err
+// flushReady makes the first of the layers durable, and the others that are
+// ready by now with it.
+func (u *unpacking) flushReady(ctx context.Context, layers []laid) error {
+	if layers[0].flushed {
+		return nil
+	}
+	ready := 1
+	for ready < len(layers) && isClosed(layers[ready].ready) {
+		ready++
+	}
+	if err := u.flush(ctx, &layers[0]); err != nil || !layers[0].flushed {
+		return err // there was nothing to flush: the others are as they were
+	}
+	for i := range layers[:ready] {
+		l := &layers[i]
+		l.flushed = l.flushed || !l.inTurn && l.dir != ""
+	}
+	return nil
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// flush makes an extracted layer durable.
+func (u *unpacking) flush(ctx context.Context, l *laid) error {
+	fault.Point("transfer.layer.applied")
+	if l.key == "" || l.dir == "" || u.NoSync {
+		return nil
+	}
+	if err := u.flusher.sync(ctx, l.dir); err != nil {
+		return err
+	}
+	l.flushed = true
+	fault.Point("transfer.layer.flushed")
+	return nil
+}
+
+// end is safe to call at any time and more than once.
+func (u *unpacking) end(ctx context.Context, l *laid) {
+	if l.key != "" {
+		u.discard(ctx, l.key)
+		l.key = ""
+	}
+	if l.release != nil {
+		l.release()
+		l.release = nil
+	}
+}
+
+// extract applies layer i to a new active snapshot, unless the chain up to the
+// layer is there already. The snapshot and the lock are l's on failure, too.
+func (u *unpacking) extract(ctx context.Context, i int, parent string, l *laid) (err error) {
+	if err := waitFor(ctx, u.layers[i].begun); err != nil {
+		return err
+	}
+	chain := u.chain[i].String()
+	if l.release, err = u.flights.acquire(ctx, fmt.Sprintf("chain %s %s %s", u.scope.Namespace, u.name, chain)); err != nil {
+		return err
+	}
+	there, err := u.there(ctx, i)
+	if there || err != nil {
+		return err
 	}
 	if err := u.unpacks.Acquire(ctx, 1); err != nil {
-		return "", err
+		return context.Cause(ctx)
 	}
 	defer u.unpacks.Release(1)
-	chain := u.chain[i].String()
-	key = fmt.Sprintf("extract-%s %s", uniqueName(), chain)
+	key := fmt.Sprintf("extract-%s %s", uniqueName(), chain)
 	mounts, err := u.sn.Prepare(ctx, key, parent, map[string]string{"containerd.io/snapshot.ref": chain})
 	if errdefs.IsAlreadyExists(err) {
-		return "", nil // a remote snapshotter has it
+		return nil // a remote snapshotter has it
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer func() {
-		if err != nil {
-			u.discard(ctx, key)
-		}
-	}()
-	return key, u.apply(ctx, i, mounts, parent == "" && i > 0)
+	l.key = key
+	l.dir, _ = diff.Direct(mounts)
+	return u.apply(ctx, i, mounts, parent == "" && i > 0)
 }
 
-// apply unpacks layer i; apart says that it is not on its parent.
+// apply unpacks layer i, maybe while it is being downloaded; apart says that
+// it is not on its parent. The layer is verified when apply returns.
 func (u *unpacking) apply(ctx context.Context, i int, mounts []mount.Mount, apart bool) error {
-	desc := u.layers[i].desc
-	u.say("extracting", desc)
-	opts := diff.ApplyOpts{SyncFS: u.SyncFS, Tmp: u.Temp, Overlay: apart}
-	applied, err := diff.ApplyBlob(ctx, u.store, desc, mounts, opts)
+	l := u.layers[i]
+	u.extracting("extracting", l.desc)
+	dir, _ := diff.Direct(mounts)
+	opts := diff.ApplyOpts{SyncFS: dir == "" && !u.NoSync, Tmp: u.Temp, Overlay: apart, Erofs: u.Erofs, Processors: u.Processors}
+	if u.Mount != nil {
+		opts.Mount = u.Mount(u.scope.Namespace)
+	}
+	open := func() (io.ReadCloser, error) { return l.open(ctx, u.store) }
+	applied, err := diff.ApplyStream(ctx, open, l.desc, mounts, opts)
+	if err == nil || isAboutData(err) {
+		// What is wrong with the blob itself says more than what that did
+		// to its archive.
+		if werr := l.wait(ctx); werr != nil {
+			return werr
+		}
+	}
 	if err != nil {
-		return fmt.Errorf("layer %s: %w", desc.Digest, err)
+		return fmt.Errorf("layer %s: %w", l.desc.Digest, err)
 	}
 	if applied.Digest != u.diffIDs[i] {
-		return fmt.Errorf("layer %s: wrong diff id %s, the image config says %s: %w", desc.Digest, applied.Digest, u.diffIDs[i], errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("layer %s: wrong diff id %s, the image config says %s: %w", l.desc.Digest, applied.Digest, u.diffIDs[i], errdefs.ErrFailedPrecondition)
 	}
-	u.say("extracted", desc)
-	return u.label(ctx, desc.Digest, map[string]string{"containerd.io/uncompressed": applied.Digest.String()})
+	u.extracting("extracted", l.desc)
+	return u.label(ctx, l.desc.Digest, map[string]string{"containerd.io/uncompressed": applied.Digest.String()})
 }
 
-func (u *unpacking) say(event string, desc ocispec.Descriptor) {
-	u.report(Progress{Event: event, Name: refKey(desc), Parents: []string{u.root}, Progress: desc.Size, Total: desc.Size, Desc: &desc})
+// isAboutData tells a layer that cannot be read from a place that cannot be
+// written.
+func isAboutData(err error) bool {
+	var sys *os.PathError
+	return !errors.As(err, &sys) && !errors.Is(err, diff.ErrImplied)
 }
 
-// commit names the snapshot after its chain. Another pull may have been first.
-func (u *unpacking) commit(ctx context.Context, i int, key, parent string) error {
-	if key == "" {
+func (u *unpacking) extracting(event string, desc ocispec.Descriptor) {
+	u.report(Progress{Event: event, Name: image.IngestRef(desc), Parents: []string{u.root}, Progress: desc.Size, Total: desc.Size, Desc: &desc})
+}
+
+// commit names the snapshot after its chain. A client may have been first.
+func (u *unpacking) commit(ctx context.Context, i int, l *laid, parent string) error {
+	if l.key == "" {
 		return nil
 	}
-	err := u.sn.Commit(ctx, u.chain[i].String(), key, snapshot.CommitOpts{Parent: parent})
+	err := u.sn.Commit(ctx, u.chain[i].String(), l.key, snapshot.CommitOpts{Parent: parent})
 	if errdefs.IsAlreadyExists(err) {
-		u.discard(ctx, key)
-		return nil
+		return nil // the end removes ours
 	}
-	if err != nil {
-		u.discard(ctx, key)
+	if err == nil {
+		l.key = ""
 	}
 	return err
 }

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 	"github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/mountinfo"
@@ -28,34 +27,47 @@ type Mount struct {
 	Options []string // fstab options; unknown ones are data of the file system
 }
 
-// FromProto converts the mounts of a request.
-func FromProto(in []*types.Mount) []Mount {
+// FromProto converts the mounts of a request, be they generated messages or
+// those of a program that does without the protobuf runtime.
+func FromProto[M interface {
+	GetType() string
+	GetSource() string
+	GetTarget() string
+	GetOptions() []string
+}](in []M) []Mount {
 	var out []Mount
 	for _, m := range in {
-		out = append(out, Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+		out = append(out, Mount{Type: m.GetType(), Source: m.GetSource(), Target: m.GetTarget(), Options: m.GetOptions()})
 	}
 	return out
 }
 
-// ToProto converts mounts for the wire.
-func ToProto(in []Mount) []*types.Mount {
-	var out []*types.Mount
-	for _, m := range in {
-		out = append(out, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
-	}
-	return out
+// Plain says whether mounts can be performed as they are: no type says what is
+// to be done first.
+func Plain(mounts []Mount) bool {
+	return !slices.ContainsFunc(mounts, func(m Mount) bool { return strings.Contains(m.Type, "/") })
 }
 
 // ReadOnly returns the mounts changed so that nothing can be written through
-// them: an overlay loses its upper directory.
+// them: an overlay loses its upper directory. An image that has yet to be made
+// stays writable for what is to be made in it; one that is there may be in use
+// and must not even have its journal replayed.
 func ReadOnly(in []Mount) []Mount {
 	out := slices.Clone(in)
 	for i, m := range out {
+		image := strings.HasPrefix(m.Type, "mkfs/")
+		if _, err := os.Stat(m.Source); image && err != nil {
+			continue
+		}
+		overlay := m.Type == "overlay" || strings.HasSuffix(m.Type, "/overlay")
 		opts := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool {
-			return o == "rw" || o == "ro" || m.Type == "overlay" && (strings.HasPrefix(o, "upperdir=") || strings.HasPrefix(o, "workdir="))
+			return o == "rw" || o == "ro" || overlay && (strings.HasPrefix(o, "upperdir=") || strings.HasPrefix(o, "workdir="))
 		})
-		if m.Type == "overlay" {
+		if overlay {
 			opts = lowerUpper(opts, m.Options)
+		}
+		if image && strings.HasPrefix(m.Type, "mkfs/ext") {
+			opts = append(opts, "noload")
 		}
 		out[i].Options = append(opts, "ro")
 	}
@@ -107,7 +119,7 @@ func All(mounts []Mount, target string) (err error) {
 func (m Mount) mount(target string) error {
 	o := parseOptions(m.Options)
 	if len(o.idmaps) > 0 {
-		return fmt.Errorf("mount %s at %s: id-mapped mounts: %w", m.Type, target, errdefs.ErrNotImplemented)
+		return m.mapped(target, o)
 	}
 	if strings.Contains(m.Type, "/") {
 		return fmt.Errorf("mount type %q at %s: %w", m.Type, target, errdefs.ErrNotImplemented)
@@ -116,7 +128,15 @@ func (m Mount) mount(target string) error {
 	if o.flags&unix.MS_BIND != 0 || fstype == "bind" || fstype == "rbind" {
 		return m.bind(target, o)
 	}
-	if err := call(source, target, fstype, o.flags, o.data); err != nil {
+	var err error
+	if !o.loop {
+		err = call(source, target, fstype, o.flags, o.data)
+	}
+	// erofs mounts a file by itself from Linux 6.12 on.
+	if o.loop || fstype == "erofs" && errors.Is(err, unix.ENOTBLK) {
+		err = m.mountImage(target, o)
+	}
+	if err != nil {
 		return err
 	}
 	return propagate(target, o.propagation)

@@ -60,6 +60,7 @@ type options struct {
 	propagation uintptr
 	data        []string
 	idmaps      []string // uidmap=, gidmap=
+	loop        bool     // the source is a file with a file system
 }
 
 func parseOptions(list []string) (o options) {
@@ -73,6 +74,8 @@ func parseOptions(list []string) (o options) {
 			o.flags |= f.bits
 		case isPropagation:
 			o.propagation |= p
+		case opt == "loop":
+			o.loop = true
 		case strings.HasPrefix(opt, "X-containerd."): // for the daemon, not the kernel
 		case strings.HasPrefix(opt, "uidmap="), strings.HasPrefix(opt, "gidmap="):
 			o.idmaps = append(o.idmaps, opt)

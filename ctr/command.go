@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctr
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// flagSet is where a command declares its flags.
+type flagSet = *pflag.FlagSet
+
+// An action is what a command does with its arguments.
+type action func(s *session, args []string) error
+
+// A command is one row of a table: a group has sub, a command has declare.
+type command struct {
+	use     string // its name, then its arguments
+	aliases []string
+	short   string
+	line    bool // a command line follows: no flags of ours after the first argument
+
+	// declare adds the flags and returns what runs once they are parsed.
+	declare func(flagSet) action
+	sub     func() []command
+	shared  func(*session, flagSet) // flags of a group, before its command
+
+	names func(*session) ([]string, error) // what the arguments name, for completion
+}
+
+// errUsage is what a command returns that lacks arguments, and answers with its
+// help instead.
+var errUsage = errors.New("arguments are missing")
+
+// tree is the table as the command-line library wants it.
+type tree struct {
+	session *session
+	declare map[*cobra.Command]func() // what is still to be declared
+}
+
+func (t tree) add(parent *cobra.Command, rows []command) {
+	for _, row := range rows {
+		c := &cobra.Command{Use: row.use, Aliases: row.aliases, Short: row.short, TraverseChildren: true}
+		c.DisableFlagsInUseLine = true
+		parent.AddCommand(c)
+		if row.shared != nil {
+			row.shared(t.session, c.Flags())
+		}
+		if row.sub != nil {
+			unknown(c)
+			t.add(c, row.sub())
+			continue
+		}
+		t.declare[c] = func() {
+			c.Flags().SetInterspersed(!row.line)
+			act := row.declare(c.Flags())
+			c.RunE = func(c *cobra.Command, args []string) error {
+				if err := act(t.session, args); err != errUsage {
+					return err
+				}
+				return c.Help()
+			}
+			if row.names != nil {
+				c.ValidArgsFunction = t.session.complete(row.names)
+			}
+		}
+		c.RunE = func(*cobra.Command, []string) error { return nil } // makes it count as a command until then
+	}
+}
+
+// declareFor declares the command that args name, or all when that is help,
+// completion, or nothing we know.
+func (t tree) declareFor(root *cobra.Command, args []string) {
+	if c := find(root, args); c != nil && t.declare[c] != nil {
+		t.declare[c]()
+		return
+	}
+	for _, declare := range t.declare {
+		declare()
+	}
+}
+
+// find goes down the tree by the arguments that are names of commands.
+func find(c *cobra.Command, args []string) *cobra.Command {
+	for len(args) > 0 {
+		arg := args[0]
+		args = args[1:]
+		if strings.HasPrefix(arg, "-") {
+			if takesValue(c.Flags(), arg) && len(args) > 0 {
+				args = args[1:]
+			}
+			continue
+		}
+		next := child(c, arg)
+		if next == nil {
+			return nil
+		}
+		if c = next; !c.HasSubCommands() {
+			return c
+		}
+	}
+	return nil
+}
+
+func child(c *cobra.Command, name string) *cobra.Command {
+	for _, sub := range c.Commands() {
+		if sub.Name() == name || sub.HasAlias(name) {
+			return sub
+		}
+	}
+	return nil
+}
+
+// takesValue tells whether the argument after the flag arg is its value.
+func takesValue(flags flagSet, arg string) bool {
+	if strings.Contains(arg, "=") {
+		return false
+	}
+	var f *pflag.Flag
+	if name, long := strings.CutPrefix(arg, "--"); long {
+		f = flags.Lookup(name)
+	} else if len(arg) == 2 {
+		f = flags.ShorthandLookup(arg[1:])
+	}
+	return f != nil && f.NoOptDefVal == ""
+}
+
+// unknown makes a group answer to what it does not know, and print its help
+// when it is asked for nothing.
+func unknown(c *cobra.Command) {
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return c.Help()
+		}
+		fmt.Fprintf(c.ErrOrStderr(), "No help topic for '%s'\n", args[0])
+		return exitStatus(3)
+	}
+}
+
+// complete suggests names that are not there yet.
+func (s *session) complete(names func(*session) ([]string, error)) cobra.CompletionFunc {
+	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		all, err := names(s)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		all = slices.DeleteFunc(all, func(n string) bool { return slices.Contains(args, n) })
+		return all, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// arg returns the argument at i, empty if there are fewer.
+func arg(args []string, i int) string {
+	if i < len(args) {
+		return args[i]
+	}
+	return ""
+}

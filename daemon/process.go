@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/internal/logline"
+)
+
+// adjustSelf gives the process the OOM score and the cgroup of the
+// configuration.
+func adjustSelf(c *Config) error {
+	if c.OOMScore != 0 {
+		if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(c.OOMScore)), 0); err != nil {
+			slog.Error("OOM score is not changed", "score", c.OOMScore, "error", err)
+		}
+	}
+	if c.Cgroup.Path == "" {
+		return nil
+	}
+	if err := joinCgroup("/sys/fs/cgroup", c.Cgroup.Path); err != nil {
+		return fmt.Errorf("cgroup %s: %w", c.Cgroup.Path, err)
+	}
+	return nil
+}
+
+// joinCgroup moves the process into a cgroup, which it makes: into that of the
+// unified hierarchy, or into that of each controller's.
+func joinCgroup(root, path string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(root, &fs); err != nil {
+		return &os.PathError{Op: "statfs", Path: root, Err: err}
+	}
+	hierarchies := []string{root}
+	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
+		var err error
+		if hierarchies, err = filepath.Glob(filepath.Join(root, "*", "cgroup.procs")); err != nil {
+			return err
+		}
+		for i, h := range hierarchies {
+			hierarchies[i] = filepath.Dir(h)
+		}
+	}
+	for _, h := range hierarchies {
+		dir := filepath.Join(h, filepath.Join("/", path))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// level is that of the log; the shims log as much.
+func (d *Daemon) level() slog.Level {
+	if l, err := logline.ParseLevel(d.config.Debug.Level); err == nil {
+		return l
+	}
+	return slog.LevelInfo
+}
+
+// notify tells systemd, if it is what started the process; see sd_notify(3).
+func (d *Daemon) notify(state string) {
+	sent, err := notifySystemd(os.Getenv("NOTIFY_SOCKET"), state)
+	if err != nil {
+		d.log.Warn("sd notification", "state", state, "error", err)
+		return
+	}
+	d.log.Debug("sd notification", "notified", sent, "state", state)
+}
+
+func notifySystemd(socket, state string) (bool, error) {
+	if socket == "" {
+		return false, nil
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"}) // a leading @ is an abstract name
+	if err != nil {
+		return false, err
+	}
+	_, err = c.Write([]byte(state))
+	return err == nil, errors.Join(err, c.Close())
+}
+
+// DumpStacks logs what every goroutine does, and writes it to a file of the
+// temporary directory.
+func DumpStacks(log *slog.Logger) {
+	buf := make([]byte, 32<<10)
+	for {
+		n := runtime.Stack(buf, true)
+		if n < len(buf) {
+			buf = buf[:n]
+			break
+		}
+		buf = make([]byte, 2*len(buf))
+	}
+	log.Info("=== BEGIN goroutine stack dump ===\n" + strings.TrimRight(string(buf), "\n") + "\n=== END goroutine stack dump ===")
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("containerd.%d.stacks.log", os.Getpid()))
+	if err := os.WriteFile(path, buf, 0o600); err != nil {
+		log.Error("goroutine stack dump", "error", err)
+		return
+	}
+	log.Info("goroutine stack dump written to " + path)
+}

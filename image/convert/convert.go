@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package convert makes another image of the same files: with its layers
+// packed in another way, or with the media types of OCI.
+//
+// The layers keep their diffIDs, and so the image its snapshots.
+package convert
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	digest "github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"slipway/content"
+	"slipway/diff"
+	"slipway/image"
+)
+
+// A Store has the blobs of an image and takes those of the new one. What it
+// takes should be under a lease until the new image has a name.
+type Store interface {
+	content.Provider
+	content.Ingester
+	Abort(ctx context.Context, ref string) error
+}
+
+// Options says what to change; the zero value changes nothing.
+type Options struct {
+	// Layers is how layers are to be packed, nil for as they are. Zstd implies
+	// OCI, since Docker has no media type for it.
+	Layers *diff.Compression
+	OCI    bool // replace the media types of Docker
+	// Platform limits the new image to the matching manifests, nil to those
+	// that are present.
+	Platform platforms.MatchComparer
+}
+
+// Image converts the image desc and returns the new one's descriptor.
+func Image(ctx context.Context, store Store, desc ocispec.Descriptor, opts Options) (ocispec.Descriptor, error) {
+	if opts.Layers != nil && *opts.Layers == diff.Zstd {
+		opts.OCI = true
+	}
+	c := &converter{store: store, opts: opts, id: rand.Text()}
+	return c.convert(ctx, desc, 0)
+}
+
+type converter struct {
+	store Store
+	opts  Options
+	id    string // in the refs of ingests
+}
+
+// maxDepth is how deep indexes may nest.
+const maxDepth = 4
+
+func (c *converter) convert(ctx context.Context, desc ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
+	switch {
+	case depth > maxDepth:
+		return desc, fmt.Errorf("index %s: nested deeper than %d: %w", desc.Digest, maxDepth, errdefs.ErrInvalidArgument)
+	case image.IsIndex(desc.MediaType):
+		return c.index(ctx, desc, depth)
+	case image.IsManifest(desc.MediaType):
+		return c.manifest(ctx, desc)
+	}
+	return desc, fmt.Errorf("%s of media type %q is no image: %w", desc.Digest, desc.MediaType, errdefs.ErrInvalidArgument)
+}
+
+func (c *converter) index(ctx context.Context, desc ocispec.Descriptor, depth int) (ocispec.Descriptor, error) {
+	index, err := image.ReadIndex(ctx, c.store, desc)
+	if err != nil {
+		return desc, err
+	}
+	var kept []ocispec.Descriptor
+	for _, m := range index.Manifests {
+		if c.opts.Platform != nil && m.Platform != nil && !c.opts.Platform.Match(*m.Platform) {
+			continue
+		}
+		next, err := c.convert(ctx, m, depth+1)
+		if errdefs.IsNotFound(err) { // not fetched
+			continue
+		}
+		if err != nil {
+			return desc, err
+		}
+		kept = append(kept, next)
+	}
+	if len(kept) == 0 {
+		return desc, fmt.Errorf("index %s: no wanted platform is present: %w", desc.Digest, errdefs.ErrNotFound)
+	}
+	if slices.EqualFunc(kept, index.Manifests, sameBlob) && !c.renamed(desc.MediaType) {
+		return desc, nil
+	}
+	index.Manifests, index.MediaType = kept, c.mediaType(desc.MediaType)
+	return c.document(ctx, desc, index.MediaType, index, kept)
+}
+
+func sameBlob(a, b ocispec.Descriptor) bool {
+	return a.Digest == b.Digest && a.MediaType == b.MediaType
+}
+
+func (c *converter) manifest(ctx context.Context, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
+	m, err := image.ReadManifest(ctx, c.store, desc)
+	if err != nil {
+		return desc, err
+	}
+	var diffIDs []digest.Digest
+	if image.IsConfig(m.Config.MediaType) {
+		config, err := image.ReadConfig(ctx, c.store, m.Config)
+		if err != nil {
+			return desc, err
+		}
+		diffIDs = config.RootFS.DiffIDs
+	}
+	layers := slices.Clone(m.Layers)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range layers {
+		var want digest.Digest
+		if len(diffIDs) == len(layers) {
+			want = diffIDs[i]
+		}
+		g.Go(func() (err error) {
+			layers[i], err = c.layer(gctx, layers[i], want)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return desc, fmt.Errorf("manifest %s: %w", desc.Digest, err)
+	}
+	if slices.EqualFunc(layers, m.Layers, sameBlob) && !c.renamed(desc.MediaType) {
+		return desc, nil
+	}
+	m.Layers, m.MediaType = layers, c.mediaType(desc.MediaType)
+	m.Config.MediaType = c.mediaType(m.Config.MediaType)
+	return c.document(ctx, desc, m.MediaType, m, append([]ocispec.Descriptor{m.Config}, layers...))
+}
+
+// document stores a new manifest or index in place of old.
+func (c *converter) document(ctx context.Context, old ocispec.Descriptor, mediaType string, v any, children []ocispec.Descriptor) (ocispec.Descriptor, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return old, err
+	}
+	next := old
+	next.MediaType, next.Digest, next.Size, next.Data = mediaType, digest.FromBytes(data), int64(len(data)), nil
+	_, err = c.put(ctx, strings.NewReader(string(data)), next.Digest, func() map[string]string { return image.RefLabels(children) })
+	return next, err
+}
+
+// layer packs a layer as wanted. diffID is what it must be unpacked.
+func (c *converter) layer(ctx context.Context, desc ocispec.Descriptor, diffID digest.Digest) (ocispec.Descriptor, error) {
+	if !image.IsLayer(desc.MediaType) {
+		return desc, nil
+	}
+	ra, err := c.store.ReaderAt(ctx, desc.Digest)
+	if err != nil {
+		return desc, err
+	}
+	defer ra.Close()
+	plain, is, err := diff.Decompress(io.NewSectionReader(ra, 0, ra.Size()))
+	if err != nil {
+		return desc, fmt.Errorf("layer %s: %w", desc.Digest, err)
+	}
+	defer plain.Close()
+	if c.opts.Layers == nil || is == *c.opts.Layers {
+		desc.MediaType = c.mediaType(desc.MediaType)
+		return desc, nil
+	}
+	next, err := c.repack(ctx, plain, *c.opts.Layers, diffID)
+	if err != nil {
+		return desc, fmt.Errorf("layer %s: %w", desc.Digest, err)
+	}
+	desc.MediaType = layerType(c.mediaType(desc.MediaType), *c.opts.Layers)
+	desc.Digest, desc.Size, desc.Data, desc.URLs = next.Digest, next.Size, nil, nil
+	return desc, nil
+}
+
+// repack stores the bytes of plain, packed.
+func (c *converter) repack(ctx context.Context, plain io.Reader, as diff.Compression, diffID digest.Digest) (ocispec.Descriptor, error) {
+	sum := digest.Canonical.Digester()
+	r, w := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		z, err := diff.NewCompressor(w, as)
+		if err == nil {
+			_, err = io.CopyBuffer(struct{ io.Writer }{z}, io.TeeReader(plain, sum.Hash()), make([]byte, 256<<10))
+		}
+		if err == nil && diffID != "" && sum.Digest() != diffID {
+			err = fmt.Errorf("wrong diff id %s, the image config says %s: %w", sum.Digest(), diffID, errdefs.ErrFailedPrecondition)
+		}
+		if err == nil {
+			err = z.Close()
+		}
+		w.CloseWithError(err)
+	}()
+	next, err := c.put(ctx, r, "", func() map[string]string {
+		if as == diff.None {
+			return nil
+		}
+		return map[string]string{"containerd.io/uncompressed": sum.Digest().String()}
+	})
+	r.CloseWithError(err) // ends the goroutine if not all was read
+	<-done
+	return next, err
+}
+
+// put stores a blob. labels is called when all of r has been read.
+func (c *converter) put(ctx context.Context, r io.Reader, want digest.Digest, labels func() map[string]string) (desc ocispec.Descriptor, err error) {
+	ref := fmt.Sprintf("convert-%s-%s", c.id, rand.Text())
+	w, err := c.store.Writer(ctx, content.WriterOpts{Ref: ref, Expected: want})
+	if errdefs.IsAlreadyExists(err) {
+		return desc, nil
+	}
+	if err != nil {
+		return desc, err
+	}
+	defer func() {
+		w.Close()
+		if err != nil {
+			c.store.Abort(context.WithoutCancel(ctx), ref) // what stays is the collector's
+		}
+	}()
+	st, err := w.Status()
+	if err == nil && st.Offset == 0 { // else another namespace has it
+		_, err = io.CopyBuffer(struct{ io.Writer }{w}, r, make([]byte, 256<<10))
+	}
+	if err != nil {
+		return desc, err
+	}
+	if st, err = w.Status(); err != nil {
+		return desc, err
+	}
+	desc.Digest, desc.Size = w.Digest(), st.Offset
+	err = w.Commit(ctx, st.Offset, want, labels())
+	if errdefs.IsAlreadyExists(err) {
+		err = nil
+	}
+	return desc, err
+}

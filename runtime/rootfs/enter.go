@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"slipway/linux"
+)
+
+// Seal makes read-only and hides what the configuration says. Nothing is
+// mounted after it.
+func (r *Root) Seal() error {
+	for _, name := range r.late {
+		if err := r.readonly(name, false); err != nil {
+			return fmt.Errorf("read-only mount %s: %w", name, err)
+		}
+	}
+	l := r.config.Spec.Linux
+	if l != nil {
+		for _, name := range l.ReadonlyPaths {
+			if err := r.readonly(name, true); err != nil {
+				return fmt.Errorf("read-only path %s: %w", name, err)
+			}
+		}
+		if err := r.mask(l.MaskedPaths); err != nil {
+			return err
+		}
+	}
+	if r.config.Spec.Root != nil && r.config.Spec.Root.Readonly {
+		if err := r.readonly("/", false); err != nil {
+			return fmt.Errorf("read-only root: %w", err)
+		}
+	}
+	return nil
+}
+
+// readonly makes the mount at name read-only; one that is missing is left. A
+// path that need not be a mount is made one first.
+func (r *Root) readonly(name string, bind bool) error {
+	target, err := r.lookup(name)
+	if errors.Is(err, os.ErrNotExist) && bind {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	o := options{set: unix.MS_RDONLY}
+	if !bind {
+		return r.attributes(target, &o)
+	}
+	tree, err := linux.CloneTree(target, true)
+	if errors.Is(err, unix.ENOSYS) {
+		return r.bindOld(target, target, &o, true)
+	}
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if err := linux.Attach(tree, target); err != nil {
+		return err
+	}
+	return r.attributes(tree, &o)
+}
+
+// mask hides paths: files behind the host's null device, directories behind an
+// empty file system. The device is the host's, checked, and not one that the
+// container could have put in its place (CVE-2025-31133).
+func (r *Root) mask(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	null, err := linux.Open("/dev/null", unix.O_PATH, 0)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	if st, err := linux.Stat(null); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
+		return fmt.Errorf("/dev/null is not the null device: %w", err)
+	}
+	for _, name := range names {
+		if err := r.maskOne(name, null); err != nil {
+			return fmt.Errorf("mask path %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (r *Root) maskOne(name string, null *os.File) error {
+	target, err := r.lookup(name)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	st, err := linux.Stat(target)
+	if err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return linux.MountAt("tmpfs", target, "tmpfs", unix.MS_RDONLY, "nr_blocks=1,nr_inodes=1")
+	}
+	return linux.MountAt(linux.FdPath(null), target, "bind", unix.MS_BIND, "")
+}
+
+// Enter makes the file system the root of the calling process's mount
+// namespace, and leaves no other in it.
+func (r *Root) Enter() error {
+	defer r.root.Close()
+	if err := unix.Fchdir(int(r.root.Fd())); err != nil {
+		return &os.PathError{Op: "chdir", Path: r.config.Path, Err: err}
+	}
+	enter := pivot
+	if r.config.NoPivot {
+		enter = r.moveRoot
+	}
+	if err := enter(); err != nil {
+		return err
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return &os.PathError{Op: "chdir", Path: "/", Err: err}
+	}
+	if p, ok := r.propagation(); ok {
+		return linux.Mount("", "/", "", p, "")
+	}
+	return nil
+}
+
+// pivot works in the current directory. The old root comes to lie over the
+// new one and is detached, first cut off so that no unmount propagates.
+func pivot() error {
+	if err := linux.PivotRoot(); err != nil {
+		return err
+	}
+	if err := linux.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	return linux.Unmount(".", unix.MNT_DETACH)
+}
+
+// moveRoot is for a root that pivot_root refuses, such as an initramfs. The
+// old root stays below; what would show the host in it is taken away.
+func (r *Root) moveRoot() error {
+	if err := detachKernelMounts(r.config.Path); err != nil {
+		return err
+	}
+	if err := linux.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return err
+	}
+	return os.NewSyscallError("chroot", unix.Chroot("."))
+}

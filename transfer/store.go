@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package transfer
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"slipway/image/archive"
+	"slipway/internal/fault"
+	"slipway/internal/ident"
+	"slipway/meta"
+)
+
+// Reference is a further name for what is stored.
+type Reference struct {
+	Name string
+	// IsPrefix makes Name the repository of the images in an archive: one
+	// whose name is only a tag becomes <Name>:<tag>.
+	IsPrefix bool
+	// AllowOverwrite takes images of an archive whose full name does not begin
+	// with the prefix as well.
+	AllowOverwrite bool
+	// AddDigest adds <Name>@<digest>.
+	AddDigest bool
+	// SkipNamedDigest adds no digest name to an image that has a name.
+	SkipNamedDigest bool
+}
+
+// image gives what desc is stored as under one name.
+func (o StoreOpts) image(name string, desc ocispec.Descriptor) meta.Image {
+	return meta.Image{Name: name, Target: desc, Labels: o.Labels}
+}
+
+// names gives the images to record for desc, which is the whole of what was
+// transferred. A further name of one that has a name lives as long as that:
+// it expires at once and is kept by a back reference.
+func (o StoreOpts) names(desc ocispec.Descriptor) (all []meta.Image) {
+	if o.Name != "" {
+		all = append(all, o.image(o.Name, desc))
+	}
+	for _, ref := range o.References {
+		if ref.IsPrefix {
+			continue
+		}
+		name := ref.Name
+		if ref.AddDigest {
+			name += "@" + desc.Digest.String()
+		}
+		img := o.image(name, desc)
+		if o.Name != "" && o.Name != name {
+			img.Labels = maps.Clone(o.Labels)
+			if img.Labels == nil {
+				img.Labels = map[string]string{}
+			}
+			img.Labels["containerd.io/gc.bref.image"] = o.Name
+			img.Labels["containerd.io/gc.expire"] = time.Now().UTC().Format(time.RFC3339)
+		}
+		all = append(all, img)
+	}
+	return all
+}
+
+// archived gives the images to record for one that an archive lists.
+func (o StoreOpts) archived(desc ocispec.Descriptor) (all []meta.Image) {
+	for _, ref := range o.References {
+		if !ref.IsPrefix {
+			continue
+		}
+		name := archive.Name(desc.Annotations, ref.Name, !ref.AllowOverwrite)
+		if name != "" {
+			all = append(all, o.image(name, desc))
+		}
+		if ref.AddDigest && (name == "" || !ref.SkipNamedDigest) {
+			all = append(all, o.image(ref.Name+"@"+desc.Digest.String(), desc))
+		}
+	}
+	return all
+}
+
+// byDigest names images without a name after the first prefix.
+func (o StoreOpts) byDigest(list []ocispec.Descriptor) (all []meta.Image) {
+	for _, ref := range o.References {
+		if ref.IsPrefix && ref.AllowOverwrite {
+			for _, desc := range list {
+				all = append(all, o.image(ref.Name+"@"+desc.Digest.String(), desc))
+			}
+			break
+		}
+	}
+	return all
+}
+
+// save records images, moving names that exist. No image is
+// errdefs.ErrNotFound.
+func (s *Service) save(ctx context.Context, scope ident.Scope, all []meta.Image, parent string, report Report) error {
+	if len(all) == 0 {
+		return fmt.Errorf("no image name to store: %w", errdefs.ErrNotFound)
+	}
+	for _, img := range all {
+		if err := s.record(ctx, scope, img); err != nil {
+			return err
+		}
+		report(Progress{Event: "saved", Name: img.Name, Parents: []string{parent}, Desc: &img.Target})
+	}
+	return nil
+}
+
+// record creates the image, or moves its name. Somebody else may create or
+// remove the name at the same time: then it is tried again.
+func (s *Service) record(ctx context.Context, scope ident.Scope, img meta.Image) error {
+	images := s.DB.Images(scope)
+	fields := []string{"target"}
+	for k := range img.Labels {
+		fields = append(fields, "labels."+k)
+	}
+	fault.Point("transfer.image.recording")
+	for {
+		_, err := images.Create(ctx, img)
+		if !errdefs.IsAlreadyExists(err) {
+			return err
+		}
+		_, err = images.Update(ctx, img, fields...)
+		if !errdefs.IsNotFound(err) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
