@@ -47,7 +47,7 @@ func TestFullDiskDuringImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := from.Export(t.Context(), scope, &out, ExportOpts{Images: []string{"i"}}, silent); err != nil {
+	if err := from.Export(t.Context(), scope, &out, ExportOpts{Images: []Reference{{Name: "i"}}}, silent); err != nil {
 		t.Fatal(err)
 	}
 	w := openWorld(t, smalldisk.New(t, "tmpfs", 8<<20))
