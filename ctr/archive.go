@@ -6,15 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"strings"
 	"time"
 
 	wire "github.com/containerd/containerd/api/types/transfer"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"slipway/client"
 	"slipway/ctr/progress"
+	"slipway/image"
 )
 
 func exportImages(f flagSet) action {
@@ -92,8 +96,11 @@ func importImages(f flagSet) action {
 			return errors.New("please provide the name of an archive, or - for standard input")
 		case i.noUnpack && i.discard:
 			return errors.New("--no-unpack and --discard-unpacked-layers cannot be used together")
-		case i.discard:
-			return fmt.Errorf("import --discard-unpacked-layers: %w", errdefs.ErrNotImplemented)
+		}
+		if !i.local {
+			if err := needLocal(f, "discard-unpacked-layers"); err != nil {
+				return err
+			}
 		}
 		r := s.in
 		if in != "-" {
@@ -109,10 +116,64 @@ func importImages(f flagSet) action {
 			return err
 		}
 		p := progress.New(s.out, "Importing", progress.Auto)
-		err = c.Import(s.ctx, r, i.opts(), p.Update)
+		var saved []ocispec.Descriptor
+		err = c.Import(s.ctx, r, i.opts(), func(step client.Progress) {
+			if step.Event == "saved" && step.Desc != nil {
+				saved = append(saved, *step.Desc)
+			}
+			p.Update(step)
+		})
 		p.End(err)
+		if err != nil || !i.discard {
+			return err
+		}
+		for _, target := range saved {
+			if err := s.discardLayers(c.Store(), target); err != nil {
+				return fmt.Errorf("image %s: let go of its layers: %w", target.Digest, err)
+			}
+		}
+		return nil
+	}
+}
+
+// discardLayers leaves the layers of what was unpacked to the collection.
+func (s *session) discardLayers(store *client.Store, target ocispec.Descriptor) error {
+	children, err := image.Children(s.ctx, store, target)
+	if err != nil || !image.IsManifest(target.MediaType) {
+		for _, child := range children {
+			if err := s.discardLayers(store, child); err != nil && !errdefs.IsNotFound(err) {
+				return err
+			}
+		}
 		return err
 	}
+	config, err := store.Info(s.ctx, children[0].Digest)
+	if err != nil {
+		return err
+	}
+	if !hasPrefix(config.Labels, "containerd.io/gc.ref.snapshot.") {
+		return nil // not unpacked
+	}
+	manifest, err := store.Info(s.ctx, target.Digest)
+	if err != nil {
+		return err
+	}
+	const layer = "containerd.io/gc.ref.content.l."
+	if !hasPrefix(manifest.Labels, layer) {
+		return nil
+	}
+	maps.DeleteFunc(manifest.Labels, func(k, _ string) bool { return strings.HasPrefix(k, layer) })
+	_, err = store.Update(s.ctx, manifest, "labels")
+	return err
+}
+
+func hasPrefix(labels map[string]string, prefix string) bool {
+	for k := range labels {
+		if strings.HasPrefix(k, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 func (i *importFlags) opts() client.ImportOpts {

@@ -5,6 +5,7 @@ package ctr
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	"github.com/containerd/errdefs"
@@ -22,29 +23,27 @@ func convertImage(f flagSet) action {
 		diff.Zstd: f.Bool("zstd", false, "Pack the layers with zstd; implies --oci"),
 	}
 	oci := f.Bool("oci", false, "Replace Docker's media types by OCI's")
-	erofs := f.String("erofs", "", "Convert the layers to EROFS")
-	f.String("erofs-compressors", "", "Compression of EROFS layers")
-	f.String("erofs-mkfs-options", "", "Options of mkfs.erofs")
+	erofs := erofsFlags(f)
 	platform := platformFlag(f)
 	all := f.Bool("all-platforms", false, "Convert the image of every platform that is there")
 	return func(s *session, args []string) error {
 		if arg(args, 0) == "" || arg(args, 1) == "" {
 			return errors.New("src and target image need to be specified")
 		}
-		if *erofs != "" {
-			return fmt.Errorf("convert image to EROFS: %w", errdefs.ErrNotImplemented)
-		}
 		opts := convert.Options{OCI: *oci}
+		var err error
+		if opts.Erofs, err = erofs(); err != nil {
+			return err
+		}
 		for c, wanted := range packed {
 			switch {
-			case *wanted && opts.Layers != nil:
-				return errors.New("only one of --uncompress, --gzip and --zstd can be used")
+			case *wanted && (opts.Layers != nil || opts.Erofs != nil):
+				return errors.New("only one of --uncompress, --gzip, --zstd and --erofs can be used")
 			case *wanted:
 				opts.Layers = &c
 			}
 		}
 		if !*all {
-			var err error
 			if opts.Platform, err = matcher(*platform, platforms.DefaultStrict()); err != nil {
 				return err
 			}
@@ -54,6 +53,26 @@ func convertImage(f flagSet) action {
 			return err
 		}
 		return s.convert(c, args[0], args[1], opts)
+	}
+}
+
+// erofsFlags declares what says how layers become images of EROFS. What it
+// returns is nil if they do not.
+func erofsFlags(f flagSet) func() (*convert.Erofs, error) {
+	form := f.String("erofs", "", "Make images of EROFS of the layers, 'raw' or packed with 'zstd'; implies --oci")
+	compressors := f.String("erofs-compressors", "", "Compression inside of EROFS layers, as lz4hc,12")
+	options := f.String("erofs-mkfs-options", "", "More options of mkfs.erofs, as '-Efragments,dedupe'")
+	return func() (*convert.Erofs, error) {
+		switch *form {
+		case "":
+			if *compressors != "" || *options != "" {
+				return nil, errors.New("--erofs-compressors and --erofs-mkfs-options go with --erofs")
+			}
+			return nil, nil
+		case "raw", "zstd":
+			return &convert.Erofs{Zstd: *form == "zstd", Compressors: *compressors, Mkfs: strings.Fields(*options)}, nil
+		}
+		return nil, fmt.Errorf("--erofs %q is neither raw nor zstd: %w", *form, errdefs.ErrInvalidArgument)
 	}
 }
 

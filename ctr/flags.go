@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
@@ -123,6 +124,12 @@ func (r *registryFlags) options() registry.Options {
 // optionsFor is options with the credentials for a reference.
 func (r *registryFlags) optionsFor(s *session, ref string) (registry.Options, error) {
 	o := r.options()
+	var mu sync.Mutex
+	o.Log = registry.Log{Heads: r.dump, Connections: r.trace, Write: func(text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		io.WriteString(s.err, text)
+	}}
 	user, secret, err := r.credentials(s, ref)
 	o.Credentials = func(context.Context, string) (registry.Credential, error) { return credential(user, secret), nil }
 	return o, err

@@ -266,7 +266,7 @@ func (s *session) hop(h registry.Hop) {
 		return
 	}
 	fmt.Fprintf(s.out, " %d (%s)\n", h.Status, h.Took.Round(time.Millisecond))
-	for _, detail := range [][2]string{{"tls", h.TLS}, {"sent", h.Auth}, {"asks for", h.Challenge}, {"goes to", h.Location}} {
+	for _, detail := range [][2]string{{"tls", h.TLS}, {"sent", h.Auth}, {"asks for", strings.Join(h.Challenges, ", ")}, {"goes to", h.Location}} {
 		if detail[1] != "" {
 			fmt.Fprintf(s.out, "  %s: %s\n", detail[0], detail[1])
 		}

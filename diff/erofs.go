@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,6 +24,32 @@ import (
 // ErofsOpts says how EROFS images are made of layers.
 type ErofsOpts struct {
 	Mkfs []string // more options of mkfs.erofs
+}
+
+// Build makes an image of the layer that plain gives, in a new file. It unpacks
+// the layer beside the file if mkfs.erofs does not read archives; what the layer
+// says by its lower layers only, such as implied directories, cannot be had then.
+func (o *ErofsOpts) Build(ctx context.Context, image string, plain io.Reader) error {
+	tar, err := erofs.CanTar(ctx)
+	if err != nil {
+		return err
+	}
+	if tar {
+		return erofs.FromTar(ctx, image, plain, o.Mkfs...)
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(image), "layer-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	_, err = Apply(ctx, dir, plain, ApplyOpts{Overlay: true})
+	if errors.Is(err, ErrImplied) {
+		return fmt.Errorf("%w: mkfs.erofs 1.7 or later is needed for that: %w", err, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return err
+	}
+	return erofs.FromDir(ctx, image, dir, o.Mkfs...)
 }
 
 // apply makes an image of a layer, without unpacking it. It is

@@ -37,6 +37,7 @@ const (
 	dockerConfig   = "application/vnd.docker.container.image.v1+json"
 	dockerLayer    = "application/vnd.docker.image.rootfs."
 	ociLayer       = "application/vnd.oci.image.layer."
+	erofsLayer     = "application/vnd.erofs.layer."
 )
 
 // IsIndex reports whether a blob of that media type lists manifests.
@@ -56,7 +57,7 @@ func IsConfig(mediaType string) bool {
 
 // IsLayer reports whether a blob of that media type is a layer.
 func IsLayer(mediaType string) bool {
-	return strings.HasPrefix(mediaType, ociLayer) || strings.HasPrefix(mediaType, dockerLayer)
+	return strings.HasPrefix(mediaType, ociLayer) || strings.HasPrefix(mediaType, dockerLayer) || strings.HasPrefix(mediaType, erofsLayer)
 }
 
 // A DocumentReader is a Provider that reads a whole document at less cost.
@@ -164,6 +165,11 @@ func ReadConfig(ctx context.Context, p content.Provider, desc ocispec.Descriptor
 		}
 	}
 	return config, nil
+}
+
+// ReadFields reads a document for a change of some of its fields.
+func ReadFields(ctx context.Context, p content.Provider, desc ocispec.Descriptor) (fields map[string]json.RawMessage, err error) {
+	return fields, read(ctx, p, desc, &fields)
 }
 
 // Children lists what the blob desc refers to, nothing for one that is

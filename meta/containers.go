@@ -147,7 +147,7 @@ func (c *Container) set(from Container, paths []string) error {
 
 // Delete removes the record, whatever runs under its id.
 func (s *Containers) Delete(ctx context.Context, id string) error {
-	return s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	return s.db.remove(ctx, s.scope.Namespace, func(tx *tx) error {
 		b := bucket(tx.Tx, tx.ns, bucketContainers)
 		if b == nil || b.Bucket([]byte(id)) == nil {
 			return s.notFound(id)

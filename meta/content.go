@@ -141,7 +141,7 @@ func blobField(info content.Info) filter.Fields {
 
 // Delete unlinks a blob; a collection removes the file.
 func (s *Content) Delete(ctx context.Context, d digest.Digest) error {
-	return s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	return s.db.remove(ctx, s.scope.Namespace, func(tx *tx) error {
 		if s.blob(tx.Tx, d) == nil {
 			return blobNotFound(d)
 		}
@@ -227,7 +227,7 @@ func (s *Content) Abort(ctx context.Context, ref string) error {
 	if err := s.db.local.Abort(ctx, backend); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
-	return s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	return s.db.remove(ctx, s.scope.Namespace, func(tx *tx) error {
 		return s.dropIngest(tx, ref)
 	})
 }

@@ -25,6 +25,7 @@ import (
 
 	"slipway/content"
 	"slipway/event"
+	"slipway/internal/database"
 	"slipway/internal/ident"
 	"slipway/snapshot"
 )
@@ -61,7 +62,7 @@ type Options struct {
 
 // DB is the database. Its stores are cheap values, made for each request.
 type DB struct {
-	bolt     *bolt.DB
+	bolt     *database.DB
 	local    *content.Local
 	backends map[string]snapshot.Snapshotter
 	events   *event.Exchange
@@ -84,7 +85,7 @@ func Open(path string, opts Options, local *content.Local, backends map[string]s
 	if p := opts.SharingPolicy; p != "" && p != "shared" && p != "isolated" {
 		return nil, fmt.Errorf("content sharing policy %q is neither shared nor isolated: %w", p, errdefs.ErrInvalidArgument)
 	}
-	b, err := bolt.Open(path, 0o644, &bolt.Options{
+	b, err := database.Open(path, 0o644, bolt.Options{
 		Timeout: opts.OpenTimeout, NoFreelistSync: true, FreelistType: bolt.FreelistMapType, NoSync: opts.NoSync,
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
@@ -170,11 +171,20 @@ func (t *tx) publish(topic string, msg proto.Message) {
 
 // update runs fn in a write transaction.
 func (db *DB) update(ctx context.Context, ns ident.Namespace, fn func(*tx) error) error {
+	return db.write(ctx, ns, db.bolt.Update, fn)
+}
+
+// remove is update for what adds nothing; it works on a full disk too.
+func (db *DB) remove(ctx context.Context, ns ident.Namespace, fn func(*tx) error) error {
+	return db.write(ctx, ns, db.bolt.Remove, fn)
+}
+
+func (db *DB) write(ctx context.Context, ns ident.Namespace, run func(func(*bolt.Tx) error) error, fn func(*tx) error) error {
 	if err := checkNamespace(ns); err != nil {
 		return err
 	}
 	var t *tx
-	err := db.bolt.Update(func(b *bolt.Tx) error {
+	err := run(func(b *bolt.Tx) error {
 		t = &tx{Tx: b, ns: ns}
 		if err := fn(t); err != nil {
 			return err

@@ -207,7 +207,7 @@ func (db *DB) sweep(ctx context.Context, m *marks) error {
 		return nil
 	}
 	t := &tx{}
-	err := db.bolt.Update(func(b *bolt.Tx) error {
+	err := db.bolt.Remove(func(b *bolt.Tx) error {
 		*t = tx{Tx: b}
 		saved := &marks{live: map[node]bool{}, back: m.back, cond: m.cond, now: m.now}
 		db.mu.Lock()

@@ -146,7 +146,7 @@ func (i *Image) set(from Image, paths []string) error {
 // Delete removes the name. It is errdefs.ErrNotFound if target is given and
 // the name stands for something else by now.
 func (s *Images) Delete(ctx context.Context, name string, target *digest.Digest) error {
-	return s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	return s.db.remove(ctx, s.scope.Namespace, func(tx *tx) error {
 		images := bucket(tx.Tx, tx.ns, bucketImages)
 		if images == nil || images.Bucket([]byte(name)) == nil {
 			return imageNotFound(name)

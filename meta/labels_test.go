@@ -3,11 +3,14 @@
 package meta
 
 import (
+	"maps"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"slipway/content"
 )
 
 // Each case labels a blob, or what the blob is to live by; a name in a label
@@ -82,4 +85,42 @@ func TestEveryLabelThatSteersCollections(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzLabels labels everything by which collections find their way. They take
+// nothing that an image refers to, whatever the labels are.
+func FuzzLabels(f *testing.F) {
+	for _, k := range []string{"containerd.io/gc.ref.content", "containerd.io/gc.ref.snapshot.native", "containerd.io/gc.bref.image", "containerd.io/gc.cond.snapshot.native", "containerd.io/gc.expire"} {
+		f.Add(k, "image")
+		f.Add(k+"/", "usedat<1h|a/b")
+	}
+	f.Fuzz(func(t *testing.T, key, value string) {
+		if len(value) > 4000 {
+			return // it does not fit the longest key below
+		}
+		db, ctx := open(t), t.Context()
+		labels := map[string]string{key: value}
+		kept := put(t, db.Content(scope), "kept", nil)
+		if _, err := db.Content(scope).Update(ctx, content.Info{Digest: kept, Labels: labels}); err != nil {
+			if !errdefs.IsInvalidArgument(err) {
+				t.Error(err)
+			}
+			return
+		}
+		if _, err := db.Images(scope).Create(ctx, image("plain", kept, nil)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.Images(scope).Create(ctx, image("image", kept, labels)); err != nil {
+			t.Fatal(err)
+		}
+		labels = maps.Clone(labels)
+		labels["containerd.io/gc.cond.value-usedat"] = value
+		if _, err := snapshotter(t, db, scope).Prepare(ctx, "base", "", labels); err != nil {
+			t.Fatal(err)
+		}
+		collect(t, db)
+		if _, err := db.Content(scope).Info(ctx, kept); err != nil {
+			t.Error(err)
+		}
+	})
 }

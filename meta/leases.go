@@ -63,7 +63,7 @@ func newLeaseID() string {
 
 // Delete ends a lease; what it kept is collected.
 func (s *Leases) Delete(ctx context.Context, id string) error {
-	return s.db.update(ctx, s.ns, func(tx *tx) error {
+	return s.db.remove(ctx, s.ns, func(tx *tx) error {
 		b := bucket(tx.Tx, s.ns, bucketLeases)
 		if b == nil || b.Bucket([]byte(id)) == nil {
 			return leaseNotFound(id)
@@ -120,7 +120,7 @@ func (s *Leases) DeleteResource(ctx context.Context, id string, r Resource) erro
 	if err != nil {
 		return err
 	}
-	return s.db.update(ctx, s.ns, func(tx *tx) error {
+	return s.db.remove(ctx, s.ns, func(tx *tx) error {
 		if bucket(tx.Tx, s.ns, bucketLeases, []byte(id)) == nil {
 			return leaseNotFound(id)
 		}

@@ -86,7 +86,7 @@ func (s *Namespaces) Update(ctx context.Context, ns ident.Namespace, labels map[
 
 // Delete removes a namespace that holds nothing but leases and sandboxes.
 func (s *Namespaces) Delete(ctx context.Context, ns ident.Namespace) error {
-	return s.db.update(ctx, ns, func(tx *tx) error {
+	return s.db.remove(ctx, ns, func(tx *tx) error {
 		b := bucket(tx.Tx, ns)
 		if b == nil {
 			return fmt.Errorf("namespace %q: %w", ns, errdefs.ErrNotFound)

@@ -131,7 +131,7 @@ func (sb *Sandbox) set(from Sandbox, paths []string) error {
 
 // Delete removes the record.
 func (s *Sandboxes) Delete(ctx context.Context, id string) error {
-	return s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	return s.db.remove(ctx, s.scope.Namespace, func(tx *tx) error {
 		b := bucket(tx.Tx, tx.ns, bucketSandboxes)
 		if b == nil || b.Bucket([]byte(id)) == nil {
 			return sandboxNotFound(id)

@@ -386,7 +386,7 @@ func dropSnapshot(all *bolt.Bucket, key string) error {
 
 // Remove deletes the record; a collection removes the files.
 func (s *snapshots) Remove(ctx context.Context, key string) error {
-	return s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	return s.db.remove(ctx, s.scope.Namespace, func(tx *tx) error {
 		b := s.record(tx.Tx, key)
 		if b == nil {
 			return snapshotNotFound(key)

@@ -26,6 +26,7 @@ import (
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 
+	"slipway/internal/database"
 	"slipway/internal/ident"
 	"slipway/internal/mount"
 	"slipway/meta"
@@ -61,7 +62,7 @@ type Config struct {
 // Manager keeps the activations of all namespaces. Use Open.
 type Manager struct {
 	config Config
-	bolt   *bolt.DB
+	bolt   *database.DB
 	roots  []string
 
 	mu   sync.Mutex
@@ -86,7 +87,7 @@ func Open(c Config) (_ *Manager, err error) {
 		return nil, err
 	}
 	m.roots = append([]string{m.points()}, c.Roots...)
-	m.bolt, err = bolt.Open(filepath.Join(c.State, "mounts.db"), 0o600, &bolt.Options{Timeout: c.OpenTimeout})
+	m.bolt, err = database.Open(filepath.Join(c.State, "mounts.db"), 0o600, bolt.Options{Timeout: c.OpenTimeout})
 	if err != nil {
 		return nil, fmt.Errorf("database of mounts in %s: %w", c.State, err)
 	}

@@ -192,7 +192,7 @@ func (m *Manager) complete(a activation, info Info) error {
 
 // forget removes the record of an activation.
 func (m *Manager) forget(a activation) error {
-	return m.bolt.Update(func(tx *bolt.Tx) error {
+	return m.bolt.Remove(func(tx *bolt.Tx) error {
 		b := record(tx, a)
 		if b == nil {
 			return nil

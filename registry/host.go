@@ -75,6 +75,9 @@ func newHost(s site, registry string, opts Options) (*host, error) {
 	if opts.Trace != nil {
 		rt = &tracer{rt, opts.Trace}
 	}
+	if opts.Log.on() {
+		rt = newLogger(rt, opts.Log, opts.Headers, s.header)
+	}
 	h.auth = auth.Client{
 		Client:   &http.Client{Transport: rt, CheckRedirect: h.redirect},
 		Cache:    auth.NewCache(),

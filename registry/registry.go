@@ -41,6 +41,7 @@ type Options struct {
 	Credentials func(ctx context.Context, host string) (Credential, error)
 	Headers     http.Header // added to every request to the hosts of the registry
 	Trace       func(Hop)   // told of every exchange, maybe concurrently
+	Log         Log
 
 	pace  *pace // replaced in tests, as are the next two
 	plan  *plan

@@ -510,3 +510,28 @@ func FuzzHosts(f *testing.F) {
 		}
 	})
 }
+
+func FuzzReference(f *testing.F) {
+	for _, ref := range []string{"docker.io/library/busybox:latest", "localhost:5000/a/b:1", "[::1]:5000/a:1", "h.io/a@sha256:" + strings.Repeat("0", 64), "docker.io/busybox:1", "a/b:1", "h.io/../x:1", "h.io/a:1@sha256:" + strings.Repeat("0", 64)} {
+		f.Add(ref)
+	}
+	f.Fuzz(func(t *testing.T, ref string) {
+		r, err := New(ref, Options{})
+		if err != nil {
+			if !errdefs.IsInvalidArgument(err) {
+				t.Errorf("%q: %v", ref, err)
+			}
+			return
+		}
+		// What is asked for is what was named, and a path on the host.
+		tail, ok := strings.CutPrefix(ref, r.Host()+"/"+r.Name())
+		if !ok || r.Host() == "" || r.Name() == "" || r.object == "" || !strings.HasSuffix(tail, r.object) || strings.ContainsAny(tail, "/?#%") {
+			t.Errorf("%q: host %q, name %q, object %q", ref, r.Host(), r.Name(), r.object)
+		}
+		for part := range strings.SplitSeq(r.Name()+"/"+r.object, "/") {
+			if part == "" || part == "." || part == ".." || strings.ContainsAny(part, "?#%\\ ") {
+				t.Errorf("%q: part %q of a path", ref, part)
+			}
+		}
+	})
+}

@@ -16,10 +16,10 @@ type Hop struct {
 	Status      int    // 0 if there was no answer
 	Err         error
 	Took        time.Duration
-	TLS         string // version and whose certificate, empty for plain http
-	Auth        string // scheme of the credentials that were sent, if any
-	Challenge   string // what the server asks for
-	Location    string // where it redirects to, without the query
+	TLS         string   // version and whose certificate, empty for plain http
+	Auth        string   // scheme of the credentials that were sent, if any
+	Challenges  []string // what the server asks for
+	Location    string   // where it redirects to, without the query
 }
 
 // tracer tells of each exchange.
@@ -34,7 +34,7 @@ func (t *tracer) RoundTrip(req *http.Request) (*http.Response, error) {
 	hop := Hop{Method: req.Method, URL: withoutQuery(req.URL.String()), Err: err, Took: time.Since(start)}
 	hop.Auth, _, _ = strings.Cut(req.Header.Get("Authorization"), " ")
 	if resp != nil {
-		hop.Status, hop.Challenge = resp.StatusCode, resp.Header.Get("Www-Authenticate")
+		hop.Status, hop.Challenges = resp.StatusCode, resp.Header["Www-Authenticate"]
 		hop.Location = withoutQuery(resp.Header.Get("Location"))
 		hop.TLS = describeTLS(resp.TLS)
 	}

@@ -5,12 +5,16 @@ package service
 import (
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
+	"net/url"
 	"sync"
 
 	api "github.com/containerd/containerd/api/services/transfer/v1"
 	wire "github.com/containerd/containerd/api/types/transfer"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/containerd/typeurl/v2"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -183,18 +187,22 @@ func (m *move) export(ctx context.Context, from *wire.ImageStore, to *wire.Image
 		SkipManifestJSON: to.SkipCompatibilityManifest, SkipNonDistributable: to.SkipNonDistributable,
 	}
 	if from.Name != "" {
-		opts.Images = append(opts.Images, from.Name)
+		opts.Images = append(opts.Images, transfer.Reference{Name: from.Name})
 	}
-	for _, r := range from.ExtraReferences {
-		opts.Images = append(opts.Images, r.Name)
-	}
+	opts.Images = append(opts.Images, storeOf(from).References...)
 	return m.service.Export(ctx, m.scope, newByteWriter(s), opts, m.report)
 }
 
 func storeOf(s *wire.ImageStore) transfer.StoreOpts {
-	o := transfer.StoreOpts{Name: s.Name, Labels: s.Labels, Platforms: platformsOf(s.Platforms), AllMetadata: s.AllMetadata}
+	o := transfer.StoreOpts{
+		Name: s.Name, Labels: s.Labels, Platforms: platformsOf(s.Platforms), AllMetadata: s.AllMetadata, Manifests: int(s.ManifestLimit),
+	}
 	for _, u := range s.Unpacks {
-		o.Unpacks = append(o.Unpacks, transfer.Unpack{Platform: platformOf(u.Platform), Snapshotter: u.Snapshotter})
+		platform := platforms.DefaultSpec()
+		if u.Platform != nil {
+			platform = platformOf(u.Platform)
+		}
+		o.Unpacks = append(o.Unpacks, transfer.Unpack{Platform: platform, Snapshotter: u.Snapshotter})
 	}
 	for _, r := range s.ExtraReferences {
 		o.References = append(o.References, transfer.Reference{
@@ -204,8 +212,7 @@ func storeOf(s *wire.ImageStore) transfer.StoreOpts {
 	return o
 }
 
-// registry says how to reach a registry. A stream for logs of the traffic is
-// ended with the transfer and gets none.
+// registry says how to reach a registry.
 func (m *move) registry(ctx context.Context, r *wire.OCIRegistry) (opts registry.Options, err error) {
 	res := r.Resolver
 	opts = registry.Options{HostsDir: res.GetHostDir(), PlainHTTP: res.GetDefaultScheme() == "http"}
@@ -218,32 +225,82 @@ func (m *move) registry(ctx context.Context, r *wire.OCIRegistry) (opts registry
 		}
 		opts.Headers.Set(k, v)
 	}
-	if id := res.GetLogsStream(); id != "" {
-		if _, err := m.stream(ctx, id); err != nil {
-			return opts, err
-		}
+	if opts.Log, err = m.log(ctx, r); err != nil {
+		return opts, err
 	}
 	if id := res.GetAuthStream(); id != "" {
 		s, err := m.stream(ctx, id)
 		if err != nil {
 			return opts, err
 		}
-		opts.Credentials = (&authenticator{stream: s, reference: r.Reference}).ask
+		a := &authenticator{stream: s, reference: r.Reference, challenges: map[string][]string{}}
+		opts.Credentials, opts.Trace = a.ask, a.note
 	}
 	return opts, nil
 }
 
+// log sends the log of the traffic to the client's stream, or to that of the
+// daemon if there is none.
+func (m *move) log(ctx context.Context, r *wire.OCIRegistry) (l registry.Log, err error) {
+	res := r.Resolver
+	l.Heads = res.GetHttpDebug() == wire.HTTPDebug_DEBUG || res.GetHttpDebug() == wire.HTTPDebug_BOTH
+	l.Connections = res.GetHttpDebug() == wire.HTTPDebug_TRACE || res.GetHttpDebug() == wire.HTTPDebug_BOTH
+	id := res.GetLogsStream()
+	if id == "" {
+		l.Write = func(text string) {
+			slog.Info("traffic of a transfer", "namespace", string(m.scope.Namespace), "image", r.Reference, "text", text)
+		}
+		return l, nil
+	}
+	s, err := m.stream(ctx, id)
+	if err != nil {
+		return l, err
+	}
+	var mu sync.Mutex
+	w := newByteWriter(s)
+	gone := false
+	l.Write = func(text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !gone { // a client that does not listen any more misses nothing
+			_, err := io.WriteString(w, text)
+			gone = err != nil
+		}
+	}
+	return l, nil
+}
+
 // authenticator asks the client for credentials, one question at a time.
 type authenticator struct {
-	mu        sync.Mutex
 	stream    transfer.Stream
 	reference string
+	asking    sync.Mutex
+
+	mu         sync.Mutex
+	challenges map[string][]string // last ones, by host
+}
+
+// note remembers what a host asks for.
+func (a *authenticator) note(hop registry.Hop) {
+	u, err := url.Parse(hop.URL)
+	if err != nil || hop.Status != http.StatusUnauthorized {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.challenges[u.Host] = hop.Challenges
+}
+
+func (a *authenticator) challengesOf(host string) []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.challenges[host]
 }
 
 func (a *authenticator) ask(_ context.Context, host string) (c registry.Credential, err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	question, err := typeurl.MarshalAnyToProto(&wire.AuthRequest{Host: host, Reference: a.reference})
+	a.asking.Lock()
+	defer a.asking.Unlock()
+	question, err := typeurl.MarshalAnyToProto(&wire.AuthRequest{Host: host, Reference: a.reference, Wwwauthenticate: a.challengesOf(host)})
 	if err != nil {
 		return c, err
 	}

@@ -9,12 +9,15 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	api "github.com/containerd/containerd/api/services/transfer/v1"
+	"github.com/containerd/containerd/api/types"
 	wire "github.com/containerd/containerd/api/types/transfer"
 	"github.com/containerd/typeurl/v2"
 	registryserver "github.com/google/go-containerregistry/pkg/registry"
@@ -95,10 +98,13 @@ func TestPushAndPullWithCredentialsAndProgress(t *testing.T) {
 		s := openStream(t, w, ctx, id)
 		go func() {
 			for {
-				if a, err := s.Recv(); err != nil || !typeurl.Is(a, &wire.AuthRequest{}) {
+				var q wire.AuthRequest
+				a, err := s.Recv()
+				if err != nil || typeurl.UnmarshalTo(a, &q) != nil || !slices.Equal(q.Wwwauthenticate, []string{`Basic realm="test"`}) {
+					s.CloseSend()
 					return
 				}
-				a, _ := typeurl.MarshalAnyToProto(&wire.AuthResponse{AuthType: wire.AuthType_CREDENTIALS, Username: "me", Secret: "secret"})
+				a, _ = typeurl.MarshalAnyToProto(&wire.AuthResponse{AuthType: wire.AuthType_CREDENTIALS, Username: "me", Secret: "secret"})
 				s.Send(a)
 			}
 		}()
@@ -110,12 +116,27 @@ func TestPushAndPullWithCredentialsAndProgress(t *testing.T) {
 	_, err := c.Transfer(ctx, &api.TransferRequest{Source: anyOf(t, &wire.ImageStore{Name: "here:1"}), Destination: anyOf(t, registry("auth-1"))})
 	fatal(t, err)
 	auth("auth-2")
+	logs := openStream(t, w, ctx, "logs-1")
+	traffic := make(chan []byte, 1)
+	go func() { traffic <- receiveAll(logs) }()
 	progress := openStream(t, w, ctx, "progress-1")
 	_, err = c.Transfer(ctx, &api.TransferRequest{
-		Source: anyOf(t, registry("auth-2")), Destination: anyOf(t, &wire.ImageStore{Name: "pulled:1", Labels: map[string]string{"k": "v"}}),
-		Options: &api.TransferOptions{ProgressStream: "progress-1"},
+		Source: anyOf(t, &wire.OCIRegistry{Reference: ref, Resolver: &wire.RegistryResolver{
+			AuthStream: "auth-2", DefaultScheme: "http", HttpDebug: wire.HTTPDebug_BOTH, LogsStream: "logs-1",
+		}}),
+		Destination: anyOf(t, &wire.ImageStore{Name: "pulled:1", Labels: map[string]string{"k": "v"}}),
+		Options:     &api.TransferOptions{ProgressStream: "progress-1"},
 	})
 	fatal(t, err)
+	text := string(<-traffic)
+	for _, want := range []string{"HEAD http://" + ref[:strings.Index(ref, "/")] + "/v2/x/y/manifests/1: 200 OK", "> Authorization: (secret)", "< Content-Type: ", "connected to tcp"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in the log\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "bWU6c2VjcmV0") {
+		t.Error("the password is in the log")
+	}
 	var events []string
 	for {
 		a, err := progress.Recv()
@@ -138,6 +159,14 @@ func TestPushAndPullWithCredentialsAndProgress(t *testing.T) {
 	_, err = c.Transfer(ctx, &api.TransferRequest{Source: anyOf(t, registry("")), Destination: anyOf(t, &wire.ImageStore{Name: "x"})})
 	if err == nil {
 		t.Error("pulled without credentials")
+	}
+}
+
+func TestAnUnpackIsForThisPlatformUnlessItSays(t *testing.T) {
+	other := &types.Platform{OS: "linux", Architecture: "s390x"}
+	o := storeOf(&wire.ImageStore{Unpacks: []*wire.UnpackConfiguration{{Snapshotter: "s"}, {Platform: other}}})
+	if len(o.Unpacks) != 2 || o.Unpacks[0].Platform.Architecture != runtime.GOARCH || o.Unpacks[0].Snapshotter != "s" || o.Unpacks[1].Platform.Architecture != "s390x" {
+		t.Errorf("%+v", o.Unpacks)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	diskfs "github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"slipway/internal/fault"
 	"slipway/internal/ident"
@@ -414,10 +415,16 @@ func (s *Store) sweep(all []node) (garbage []string, err error) {
 				continue
 			}
 			moved, err := trash(path)
-			if err != nil {
+			switch {
+			case err == nil:
+				garbage = append(garbage, moved)
+			case errors.Is(err, unix.ENOSPC): // a longer name may need a block
+				if err := s.driver.discard(path); err != nil {
+					return garbage, err
+				}
+			default:
 				return garbage, err
 			}
-			garbage = append(garbage, moved)
 		}
 	}
 	return garbage, nil

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 
+	"slipway/internal/database"
 	"slipway/internal/filter"
 )
 
@@ -26,7 +27,7 @@ import (
 //
 // A snapshot keeps its id when a commit renames it. An id that was recorded is
 // never used for another.
-type tree struct{ db *bolt.DB }
+type tree struct{ db *database.DB }
 
 var (
 	bucketVersion   = []byte("v1")
@@ -51,7 +52,7 @@ type node struct {
 }
 
 func openTree(path string) (*tree, error) {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
+	db, err := database.Open(path, 0o600, bolt.Options{
 		Timeout: 10 * time.Second, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
 	})
 	if err != nil {
@@ -73,7 +74,16 @@ func (t *tree) view(fn func(snapshots, parents *bolt.Bucket) error) error {
 }
 
 func (t *tree) update(fn func(snapshots, parents *bolt.Bucket) error) error {
-	return t.db.Update(func(tx *bolt.Tx) error {
+	return write(t.db.Update, fn)
+}
+
+// shrink is update for what adds nothing; it works on a full disk too.
+func (t *tree) shrink(fn func(snapshots, parents *bolt.Bucket) error) error {
+	return write(t.db.Remove, fn)
+}
+
+func write(run func(func(*bolt.Tx) error) error, fn func(snapshots, parents *bolt.Bucket) error) error {
+	return run(func(tx *bolt.Tx) error {
 		v1, err := tx.CreateBucketIfNotExists(bucketVersion)
 		if err != nil {
 			return err
@@ -197,7 +207,7 @@ func rebase(s *bolt.Bucket, n *node, parent string) (err error) {
 }
 
 func (t *tree) remove(key string) (n node, err error) {
-	err = t.update(func(s, p *bolt.Bucket) error {
+	err = t.shrink(func(s, p *bolt.Bucket) error {
 		if n, err = readNode(s, key); err != nil {
 			return err
 		}
@@ -288,7 +298,7 @@ func (t *tree) walk(ctx context.Context, fn func(Info) error, decorate func(*Inf
 // nodes calls fn with the kinds and ids of all snapshots, while none comes up
 // or changes.
 func (t *tree) nodes(fn func([]node) error) error {
-	return t.update(func(s, _ *bolt.Bucket) error {
+	return t.shrink(func(s, _ *bolt.Bucket) error {
 		var all []node
 		if err := s.ForEachBucket(func(k []byte) error {
 			b := s.Bucket(k)

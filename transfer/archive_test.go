@@ -126,7 +126,7 @@ func TestExportsWhatSkopeoReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer out.Close()
-	if err := w.Export(t.Context(), scope, out, ExportOpts{Images: []string{"docker.io/library/busybox:latest"}}, silent); err != nil {
+	if err := w.Export(t.Context(), scope, out, ExportOpts{Images: []Reference{{Name: "docker.io/library/busybox:latest"}}}, silent); err != nil {
 		t.Fatal(err)
 	}
 	layers := func(s string) string { return s[strings.Index(s, "[")+1:] }
@@ -148,7 +148,7 @@ func TestExportAndImportAreTheSameImage(t *testing.T) {
 	}
 	var plain, again bytes.Buffer
 	for _, b := range []*bytes.Buffer{&plain, &again} {
-		if err := w.Export(t.Context(), scope, b, ExportOpts{Images: []string{busybox}}, silent); err != nil {
+		if err := w.Export(t.Context(), scope, b, ExportOpts{Images: []Reference{{Name: busybox}}}, silent); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -192,13 +192,13 @@ func TestExportOfAbsentPlatforms(t *testing.T) {
 		{AllPlatforms: true},
 		{Platforms: []ocispec.Platform{{OS: "linux", Architecture: "s390x"}}},
 	} {
-		opts.Images = []string{"docker.io/library/busybox:latest"}
+		opts.Images = []Reference{{Name: "docker.io/library/busybox:latest"}}
 		var out bytes.Buffer
 		if err := w.Export(t.Context(), scope, &out, opts, silent); !errdefs.IsNotFound(err) || out.Len() != 0 {
 			t.Errorf("%+v: wrote %d bytes, %v", opts, out.Len(), err)
 		}
 	}
-	if err := w.Export(t.Context(), scope, io.Discard, ExportOpts{Images: []string{"none"}}, silent); !errdefs.IsNotFound(err) {
+	if err := w.Export(t.Context(), scope, io.Discard, ExportOpts{Images: []Reference{{Name: "none"}}}, silent); !errdefs.IsNotFound(err) {
 		t.Errorf("unknown image: %v", err)
 	}
 }
@@ -206,7 +206,7 @@ func TestExportOfAbsentPlatforms(t *testing.T) {
 func TestNamesOfImportedImages(t *testing.T) {
 	w, _ := pulled(t)
 	var plain bytes.Buffer
-	if err := w.Export(t.Context(), scope, &plain, ExportOpts{Images: []string{"docker.io/library/busybox:latest"}}, silent); err != nil {
+	if err := w.Export(t.Context(), scope, &plain, ExportOpts{Images: []Reference{{Name: "docker.io/library/busybox:latest"}}}, silent); err != nil {
 		t.Fatal(err)
 	}
 	for claim, c := range map[string]struct {
@@ -246,7 +246,7 @@ func TestConvertedImageHasTheSameSnapshots(t *testing.T) {
 	}
 	w.clean(t)
 	var out bytes.Buffer
-	if err := w.Export(t.Context(), scope, &out, ExportOpts{Images: []string{"zstd"}}, silent); err != nil {
+	if err := w.Export(t.Context(), scope, &out, ExportOpts{Images: []Reference{{Name: "zstd"}}}, silent); err != nil {
 		t.Fatal(err)
 	}
 	other := newWorld(t)
@@ -255,5 +255,42 @@ func TestConvertedImageHasTheSameSnapshots(t *testing.T) {
 	}
 	if got := other.files(t, "overlayfs"); got != "a a/three a/two b b/amd64" {
 		t.Errorf("files: %s", got)
+	}
+}
+
+func TestExportOfAPrefix(t *testing.T) {
+	w, _ := pulled(t)
+	images := w.DB.Images(scope)
+	img, err := images.Get(t.Context(), "docker.io/library/busybox:latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	byDigest := "docker.io/library/busybox@" + img.Target.Digest.String()
+	for _, name := range []string{"docker.io/library/busybox:1", byDigest, "docker.io/library/busyboxes:1"} {
+		img.Name = name
+		if _, err := images.Create(t.Context(), img); err != nil {
+			t.Fatal(err)
+		}
+	}
+	prefix := Reference{Name: "docker.io/library/busybox", IsPrefix: true}
+	digests, unnamed := prefix, prefix
+	digests.AddDigest = true
+	unnamed.AddDigest, unnamed.SkipNamedDigest = true, true
+	tags := []string{"docker.io/library/busybox:1", "docker.io/library/busybox:latest"}
+	for claim, c := range map[string]struct {
+		ref  Reference
+		want []string
+	}{"tags": {prefix, tags}, "digests too": {digests, append(slices.Clone(tags), byDigest)}, "digests of what has no tag": {unnamed, tags}} {
+		all, err := w.named(t.Context(), scope, []Reference{c.ref})
+		var got []string
+		for _, i := range all {
+			got = append(got, i.Name)
+		}
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, %v", claim, got, err)
+		}
+	}
+	if _, err := w.named(t.Context(), scope, []Reference{{Name: "docker.io/library/busy", IsPrefix: true}}); !errdefs.IsNotFound(err) {
+		t.Errorf("a prefix of nothing: %v", err)
 	}
 }

@@ -6,19 +6,25 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"slipway/image/archive"
 	"slipway/internal/ident"
+	"slipway/meta"
 )
 
 // ExportOpts describes an export.
 type ExportOpts struct {
-	Images    []string           // names in the image store
+	// Images are names in the image store. A prefix stands for all images of
+	// that repository: those with a tag, and with AddDigest those named by a
+	// digest, with SkipNamedDigest only if no tag has the same target.
+	Images    []Reference
 	Platforms []ocispec.Platform // none means those that are present
 	// AllPlatforms demands every platform of every image.
 	AllPlatforms bool
@@ -40,15 +46,15 @@ func (s *Service) Export(ctx context.Context, scope ident.Scope, w io.Writer, op
 	defer end()
 	report(Progress{Event: "Exporting"})
 	var images []archive.Image
-	for _, name := range opts.Images {
-		img, err := s.DB.Images(scope).Get(ctx, name)
-		if err == nil {
-			err = s.hold(ctx, scope, img.Target)
-		}
-		if err != nil {
+	named, err := s.named(ctx, scope, opts.Images)
+	if err != nil {
+		return err
+	}
+	for _, img := range named {
+		if err := s.hold(ctx, scope, img.Target); err != nil {
 			return err
 		}
-		images = append(images, archive.Image{Name: name, Target: img.Target})
+		images = append(images, archive.Image{Name: img.Name, Target: img.Target})
 	}
 	write := archive.WriteOpts{
 		All: opts.AllPlatforms, SkipManifestJSON: opts.SkipManifestJSON, SkipNonDistributable: opts.SkipNonDistributable,
@@ -62,6 +68,49 @@ func (s *Service) Export(ctx context.Context, scope ident.Scope, w io.Writer, op
 	}
 	report(Progress{Event: "Completed export"})
 	return nil
+}
+
+// named finds the images that references name. A prefix that none has is
+// errdefs.ErrNotFound.
+func (s *Service) named(ctx context.Context, scope ident.Scope, refs []Reference) (all []meta.Image, err error) {
+	store := s.DB.Images(scope)
+	for _, ref := range refs {
+		if !ref.IsPrefix {
+			img, err := store.Get(ctx, ref.Name)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, img)
+			continue
+		}
+		list, err := store.List(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found := ref.among(list)
+		if len(found) == 0 {
+			return nil, fmt.Errorf("images of %q: %w", ref.Name, errdefs.ErrNotFound)
+		}
+		all = append(all, found...)
+	}
+	return unique(all), nil
+}
+
+// among finds the images that a prefix stands for.
+func (r Reference) among(list []meta.Image) (found []meta.Image) {
+	tagged := map[digest.Digest]bool{}
+	for _, img := range list {
+		if strings.HasPrefix(img.Name, r.Name+":") {
+			found = append(found, img)
+			tagged[img.Target.Digest] = true
+		}
+	}
+	for _, img := range list {
+		if r.AddDigest && strings.HasPrefix(img.Name, r.Name+"@") && !(r.SkipNamedDigest && tagged[img.Target.Digest]) {
+			found = append(found, img)
+		}
+	}
+	return found
 }
 
 // exportProgress reports bytes, not too often.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -391,5 +392,41 @@ func TestPushMountsWhatTheRegistryHas(t *testing.T) {
 		if r.Method == http.MethodPut && strings.Contains(r.Path, "/blobs/") {
 			t.Errorf("sent %s", r.Path)
 		}
+	}
+}
+
+func TestManifestsAreLimited(t *testing.T) {
+	h := hub.New(t, hub.Options{})
+	var images []ocispec.Descriptor
+	archs := []string{"s390x", "386", "amd64"}
+	for _, arch := range archs {
+		images = append(images, h.Image("x", "", arch, noise(t, arch, 1000)))
+	}
+	h.Index("x", "t", images...)
+	for claim, c := range map[string]struct {
+		opts StoreOpts
+		want []string
+	}{
+		"the first":            {StoreOpts{Manifests: 1}, []string{"s390x"}},
+		"the best":             {StoreOpts{Manifests: 1, Platforms: []ocispec.Platform{linux}}, []string{"amd64"}},
+		"the best and another": {StoreOpts{Manifests: 2, AllMetadata: true, Platforms: []ocispec.Platform{linux}}, []string{"s390x", "amd64"}},
+		"more than all":        {StoreOpts{Manifests: 4}, archs},
+	} {
+		t.Run(claim, func(t *testing.T) {
+			w := newWorld(t)
+			c.opts.Name = "i"
+			if err := w.Pull(t.Context(), scope, h.Ref("x", "t"), PullOpts{Store: c.opts, Report: silent}); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for i, arch := range archs {
+				if _, err := w.DB.Content(scope).Info(t.Context(), images[i].Digest); err == nil {
+					got = append(got, arch)
+				}
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("got %q", got)
+			}
+		})
 	}
 }

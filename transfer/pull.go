@@ -31,8 +31,11 @@ type StoreOpts struct {
 	// AllMetadata fetches manifests and configs of every platform, and
 	// layers of Platforms only.
 	AllMetadata bool
-	Unpacks     []Unpack
-	References  []Reference // further names
+	// Manifests is how many of each index are fetched at most, those first
+	// that suit Platforms best; 0 is for all.
+	Manifests  int
+	Unpacks    []Unpack
+	References []Reference // further names
 }
 
 // Unpack asks for the snapshots of one platform.
@@ -157,7 +160,7 @@ func (p *pull) fetchIndex(ctx context.Context, g *errgroup.Group, desc ocispec.D
 	if err := p.label(ctx, desc.Digest, image.RefLabels(children)); err != nil {
 		return err
 	}
-	for _, c := range children {
+	for _, c := range p.limit(children) {
 		if p.repo == nil { // an archive need not hold every platform
 			err := p.bring(ctx, newPending(c), "")
 			if errdefs.IsNotFound(err) {
@@ -172,6 +175,31 @@ func (p *pull) fetchIndex(ctx context.Context, g *errgroup.Group, desc ocispec.D
 		}
 	}
 	return nil
+}
+
+// limit keeps as many manifests as are wanted at most.
+func (p *pull) limit(list []ocispec.Descriptor) []ocispec.Descriptor {
+	if p.opts.Manifests <= 0 || len(list) <= p.opts.Manifests {
+		return list
+	}
+	if !p.opts.AllMetadata {
+		list = slices.DeleteFunc(slices.Clone(list), func(d ocispec.Descriptor) bool { return !p.wanted(d.Platform) })
+	}
+	if len(p.opts.Platforms) > 0 {
+		best := platforms.Ordered(p.opts.Platforms...)
+		slices.SortStableFunc(list, func(a, b ocispec.Descriptor) int {
+			switch {
+			case a.Platform == nil && b.Platform == nil:
+				return 0
+			case b.Platform == nil || a.Platform != nil && best.Less(*a.Platform, *b.Platform):
+				return -1
+			case a.Platform == nil || best.Less(*b.Platform, *a.Platform):
+				return 1
+			}
+			return 0
+		})
+	}
+	return list[:min(len(list), p.opts.Manifests)]
 }
 
 // wanted says whether a manifest's layers are to be fetched. One that does

@@ -43,6 +43,7 @@ var linux = ocispec.Platform{OS: "linux", Architecture: "amd64"}
 type world struct {
 	*Service
 	overlay *snapshot.Store
+	native  *snapshot.Store
 	dir     string
 }
 
@@ -76,7 +77,7 @@ func openWorld(t testing.TB, dir string) *world {
 	}
 	t.Cleanup(func() { db.Close(); overlay.Close(); native.Close() })
 	caps := func(name string) []string { return all[name].Capabilities() }
-	return &world{New(Config{DB: db, Capabilities: caps, Temp: dir}), overlay, dir}
+	return &world{New(Config{DB: db, Capabilities: caps, Temp: dir}), overlay, native, dir}
 }
 
 func layer(t *testing.T, entries ...string) v1.Layer {
@@ -164,7 +165,9 @@ func (w *world) clean(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := 0
-	w.overlay.Walk(t.Context(), func(snapshot.Info) error { n++; return nil })
+	for _, store := range []*snapshot.Store{w.overlay, w.native} {
+		store.Walk(t.Context(), func(snapshot.Info) error { n++; return nil })
+	}
 	images, _ := w.DB.Images(scope).List(t.Context())
 	if len(images) == 0 && n != 0 {
 		t.Errorf("%d snapshots left", n)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package convert makes another image of the same files: with its layers
-// packed in another way, or with the media types of OCI.
+// packed in another way, as images of EROFS, or with the media types of OCI.
 //
-// The layers keep their diffIDs, and so the image its snapshots.
+// Layers that stay archives keep their diffIDs, and so the image its snapshots.
 package convert
 
 import (
@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	"slipway/content"
 	"slipway/diff"
 	"slipway/image"
+	"slipway/internal/erofs"
 )
 
 // A Store has the blobs of an image and takes those of the new one. What it
@@ -40,7 +42,10 @@ type Options struct {
 	// Layers is how layers are to be packed, nil for as they are. Zstd implies
 	// OCI, since Docker has no media type for it.
 	Layers *diff.Compression
-	OCI    bool // replace the media types of Docker
+	// Erofs makes images of EROFS of layers, nil leaves them as they are. It
+	// goes with Layers nil, and implies OCI as well.
+	Erofs *Erofs
+	OCI   bool // replace the media types of Docker
 	// Platform limits the new image to the matching manifests, nil to those
 	// that are present.
 	Platform platforms.MatchComparer
@@ -48,7 +53,7 @@ type Options struct {
 
 // Image converts the image desc and returns the new one's descriptor.
 func Image(ctx context.Context, store Store, desc ocispec.Descriptor, opts Options) (ocispec.Descriptor, error) {
-	if opts.Layers != nil && *opts.Layers == diff.Zstd {
+	if opts.Erofs != nil || opts.Layers != nil && *opts.Layers == diff.Zstd {
 		opts.OCI = true
 	}
 	c := &converter{store: store, opts: opts, id: rand.Text()}
@@ -122,7 +127,12 @@ func (c *converter) manifest(ctx context.Context, desc ocispec.Descriptor) (ocis
 		}
 		diffIDs = config.RootFS.DiffIDs
 	}
+	toErofs := c.opts.Erofs != nil && slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return image.IsLayer(l.MediaType) })
+	if toErofs && len(diffIDs) != len(m.Layers) {
+		return desc, fmt.Errorf("manifest %s has %d layers, its config %d: %w", desc.Digest, len(m.Layers), len(diffIDs), errdefs.ErrInvalidArgument)
+	}
 	layers := slices.Clone(m.Layers)
+	next := make([]digest.Digest, len(layers)) // diffIDs
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i := range layers {
@@ -131,7 +141,7 @@ func (c *converter) manifest(ctx context.Context, desc ocispec.Descriptor) (ocis
 			want = diffIDs[i]
 		}
 		g.Go(func() (err error) {
-			layers[i], err = c.layer(gctx, layers[i], want)
+			layers[i], next[i], err = c.layer(gctx, layers[i], want)
 			return err
 		})
 	}
@@ -143,6 +153,16 @@ func (c *converter) manifest(ctx context.Context, desc ocispec.Descriptor) (ocis
 	}
 	m.Layers, m.MediaType = layers, c.mediaType(desc.MediaType)
 	m.Config.MediaType = c.mediaType(m.Config.MediaType)
+	if toErofs {
+		if m.Config, err = c.erofsConfig(ctx, m.Config, next); err != nil {
+			return desc, fmt.Errorf("manifest %s: %w", desc.Digest, err)
+		}
+		if p := desc.Platform; p != nil {
+			with := *p
+			with.OSFeatures = withFeature(p.OSFeatures)
+			desc.Platform = &with
+		}
+	}
 	return c.document(ctx, desc, m.MediaType, m, append([]ocispec.Descriptor{m.Config}, layers...))
 }
 
@@ -158,32 +178,59 @@ func (c *converter) document(ctx context.Context, old ocispec.Descriptor, mediaT
 	return next, err
 }
 
-// layer packs a layer as wanted. diffID is what it must be unpacked.
-func (c *converter) layer(ctx context.Context, desc ocispec.Descriptor, diffID digest.Digest) (ocispec.Descriptor, error) {
+// layer packs a layer as wanted. diffID is what it must be unpacked; the one of
+// the new layer is returned.
+func (c *converter) layer(ctx context.Context, desc ocispec.Descriptor, diffID digest.Digest) (next ocispec.Descriptor, _ digest.Digest, err error) {
 	if !image.IsLayer(desc.MediaType) {
-		return desc, nil
+		return desc, diffID, nil
 	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("layer %s: %w", desc.Digest, err)
+		}
+	}()
 	ra, err := c.store.ReaderAt(ctx, desc.Digest)
 	if err != nil {
-		return desc, err
+		return desc, "", err
 	}
 	defer ra.Close()
 	plain, is, err := diff.Decompress(io.NewSectionReader(ra, 0, ra.Size()))
 	if err != nil {
-		return desc, fmt.Errorf("layer %s: %w", desc.Digest, err)
+		return desc, "", err
 	}
 	defer plain.Close()
-	if c.opts.Layers == nil || is == *c.opts.Layers {
-		desc.MediaType = c.mediaType(desc.MediaType)
-		return desc, nil
+	next = desc
+	next.MediaType = c.mediaType(desc.MediaType)
+	switch as := c.opts.Layers; {
+	case c.opts.Erofs != nil:
+		return c.erofsLayer(ctx, next, plain, is, diffID)
+	case as == nil || is == *as || erofs.IsImage(desc.MediaType):
+		return next, diffID, nil
+	default:
+		next, err = c.repacked(ctx, next, plain, *as, diffID)
+		return next, diffID, err
 	}
-	next, err := c.repack(ctx, plain, *c.opts.Layers, diffID)
+}
+
+// repacked stores a layer packed in another way.
+func (c *converter) repacked(ctx context.Context, desc ocispec.Descriptor, plain io.Reader, as diff.Compression, diffID digest.Digest) (ocispec.Descriptor, error) {
+	next, err := c.repack(ctx, plain, as, diffID)
 	if err != nil {
-		return desc, fmt.Errorf("layer %s: %w", desc.Digest, err)
+		return desc, err
 	}
-	desc.MediaType = layerType(c.mediaType(desc.MediaType), *c.opts.Layers)
+	desc.MediaType = layerType(desc.MediaType, as)
 	desc.Digest, desc.Size, desc.Data, desc.URLs = next.Digest, next.Size, nil, nil
+	desc.Annotations = maps.Clone(desc.Annotations)
+	maps.DeleteFunc(desc.Annotations, func(key, _ string) bool { return ofPacking(key) })
 	return desc, nil
+}
+
+// sameDiffID fails if a layer is not what the config says.
+func sameDiffID(is, want digest.Digest) error {
+	if want != "" && is != want {
+		return fmt.Errorf("wrong diff id %s, the image config says %s: %w", is, want, errdefs.ErrFailedPrecondition)
+	}
+	return nil
 }
 
 // repack stores the bytes of plain, packed.
@@ -197,8 +244,8 @@ func (c *converter) repack(ctx context.Context, plain io.Reader, as diff.Compres
 		if err == nil {
 			_, err = io.CopyBuffer(struct{ io.Writer }{z}, io.TeeReader(plain, sum.Hash()), make([]byte, 256<<10))
 		}
-		if err == nil && diffID != "" && sum.Digest() != diffID {
-			err = fmt.Errorf("wrong diff id %s, the image config says %s: %w", sum.Digest(), diffID, errdefs.ErrFailedPrecondition)
+		if err == nil {
+			err = sameDiffID(sum.Digest(), diffID)
 		}
 		if err == nil {
 			err = z.Close()

@@ -22,6 +22,17 @@ var ociNames = map[string]string{
 	"application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
 }
 
+// ofPacking reports whether an annotation of a layer speaks of how it is packed:
+// the tables of contents of eStargz and zstd:chunked.
+func ofPacking(key string) bool {
+	for _, prefix := range []string{"containerd.io/snapshot/stargz/", "io.containers.estargz.", "io.github.containers.zstd-chunked."} {
+		if strings.HasPrefix(key, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // mediaType is the new name of a media type.
 func (c *converter) mediaType(name string) string {
 	if oci := ociNames[name]; oci != "" && c.opts.OCI {
