@@ -158,7 +158,7 @@ func TestTheDaemonServesItsAPI(t *testing.T) {
 	}
 	for path, mode := range map[string]os.FileMode{
 		d.config.Root: 0o700, d.config.State: 0o711, d.temp(): 0o700, d.config.Address(): 0o660 | os.ModeSocket,
-		filepath.Join(d.config.Root, contentURI): 0o755, filepath.Join(d.config.Root, metaURI): 0o711,
+		filepath.Join(d.config.Root, contentType+".content"): 0o755, filepath.Join(d.config.Root, metaURI): 0o711,
 		filepath.Join(d.config.Root, snapshotterType+".overlayfs"): 0o700, filepath.Join(d.config.State, taskURI): 0o711,
 	} {
 		if fi, err := os.Stat(path); err != nil || fi.Mode()&^os.ModeDir != mode {

@@ -16,6 +16,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"slipway/content"
 	"slipway/internal/erofs"
 	"slipway/internal/mount"
 )
@@ -23,6 +24,12 @@ import (
 // ErofsOpts says how EROFS images are made of layers.
 type ErofsOpts struct {
 	Mkfs []string // more options of mkfs.erofs
+}
+
+// ApplyBlob makes an image of the layer desc. It is errdefs.ErrNotImplemented
+// unless the mounts are those of a snapshot that is to become one.
+func (o *ErofsOpts) ApplyBlob(ctx context.Context, provider content.Provider, desc ocispec.Descriptor, mounts []mount.Mount) (ocispec.Descriptor, error) {
+	return o.apply(ctx, blobOpener(ctx, provider, desc), desc, mounts)
 }
 
 // apply makes an image of a layer, without unpacking it. It is
