@@ -23,7 +23,7 @@ type Differ struct{ client api.DiffClient }
 
 // NewDiffer returns the differ name that c's server has.
 func NewDiffer(c grpc.ClientConnInterface, name string) *Differ {
-	return &Differ{api.NewDiffClient(conn{c, "differ " + name, outgoing})}
+	return &Differ{api.NewDiffClient(conn{c, "differ " + name, namespaced})}
 }
 
 // Apply unpacks a layer into what the mounts show. Of the options, those that
