@@ -105,6 +105,8 @@ var components = []component{
 	{typ: verifierType, id: "bindir", options: verifierDefaults, open: (*Daemon).openVerifier},
 	{typ: verifierType, id: "policy", options: policyDefaults, open: (*Daemon).openPolicy},
 	{typ: "io.containerd.internal.v1", id: "opt", options: optDefaults, open: (*Daemon).openOpt},
+	{typ: "io.containerd.tracing.processor.v1", id: "otlp", options: otlpDefaults, open: (*Daemon).openTracing},
+	{typ: "io.containerd.internal.v1", id: "tracing", options: tracingDefaults, open: (*Daemon).openTracing, uses: []string{"io.containerd.tracing.processor.v1"}},
 	{typ: warningType, id: "deprecations", open: (*Daemon).openWarnings},
 	{typ: "io.containerd.event.v1", id: "exchange", open: (*Daemon).openEvents},
 	{typ: snapshotterType, id: "blockfile", options: blockfileDefaults, open: (*Daemon).openBlockfile, native: true},
@@ -165,7 +167,6 @@ var components = []component{
 // absent are components of upstream's that this build does not have.
 var absent = []string{
 	"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.podsandbox.controller.v1.podsandbox",
-	"io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
 	"io.containerd.nri.v1.nri", "io.containerd.runtime.v1.linux", "io.containerd.snapshotter.v1.aufs",
 	"io.containerd.snapshotter.v1.devmapper",
 	"io.containerd.snapshotter.v1.zfs",
