@@ -41,6 +41,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"slipway/content/remote"
 )
 
 // Headers of every request.
@@ -119,6 +121,12 @@ func (c *Client) Namespaces() namespacesapi.NamespacesClient {
 }
 
 func (c *Client) Content() contentapi.ContentClient { return contentapi.NewContentClient(c.conn) }
+
+// A Store is the content of the client's namespace.
+type Store = remote.Store
+
+// Store returns the content of the client's namespace.
+func (c *Client) Store() *Store { return remote.New(c.conn) }
 
 func (c *Client) Images() imagesapi.ImagesClient { return imagesapi.NewImagesClient(c.conn) }
 

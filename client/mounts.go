@@ -38,8 +38,12 @@ func (c *Client) Deactivate(ctx context.Context, name string) error {
 }
 
 // withMounted calls fn while mounts are performed at root, read-only.
-func (c *Client) withMounted(ctx context.Context, mounts []mount.Mount, fn func(root string) error) (err error) {
-	mounts = mount.ReadOnly(mounts)
+func (c *Client) withMounted(ctx context.Context, mounts []mount.Mount, fn func(root string) error) error {
+	return c.mounted(ctx, mount.ReadOnly(mounts), fn)
+}
+
+// mounted calls fn while mounts are performed at root.
+func (c *Client) mounted(ctx context.Context, mounts []mount.Mount, fn func(root string) error) (err error) {
 	if mount.Plain(mounts) {
 		return mount.WithTemp(ctx, "", mounts, fn)
 	}

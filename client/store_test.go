@@ -12,7 +12,6 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,7 +23,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/emptypb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"slipway/content"
 	"slipway/content/contenttest"
@@ -57,123 +55,13 @@ func serve(t *testing.T, register func(*grpc.Server)) *Client {
 	return c
 }
 
-// contentServer serves a local store by the protocol of the reference.
-type contentServer struct {
-	contentapi.UnimplementedContentServer
-	local *content.Local
-	reads atomic.Int32
-}
-
-func (s *contentServer) Info(ctx context.Context, r *contentapi.InfoRequest) (*contentapi.InfoResponse, error) {
-	i, err := s.local.Info(ctx, digest.Digest(r.Digest))
-	return &contentapi.InfoResponse{Info: &contentapi.Info{
-		Digest: i.Digest.String(), Size: i.Size, CreatedAt: timestamppb.New(i.CreatedAt), UpdatedAt: timestamppb.New(i.UpdatedAt),
-	}}, err
-}
-
-func (s *contentServer) Delete(ctx context.Context, r *contentapi.DeleteContentRequest) (*emptypb.Empty, error) {
-	return &emptypb.Empty{}, s.local.Delete(ctx, digest.Digest(r.Digest))
-}
-
-func (s *contentServer) Abort(ctx context.Context, r *contentapi.AbortRequest) (*emptypb.Empty, error) {
-	return &emptypb.Empty{}, s.local.Abort(ctx, r.Ref)
-}
-
-func (s *contentServer) Status(ctx context.Context, r *contentapi.StatusRequest) (*contentapi.StatusResponse, error) {
-	st, err := s.local.Status(ctx, r.Ref)
-	return &contentapi.StatusResponse{Status: &contentapi.Status{
-		Ref: st.Ref, Offset: st.Offset, Total: st.Total, Expected: st.Expected.String(),
-	}}, err
-}
-
-func (s *contentServer) List(_ *contentapi.ListContentRequest, stream contentapi.Content_ListServer) error {
-	return s.local.Walk(stream.Context(), func(i content.Info) error {
-		return stream.Send(&contentapi.ListContentResponse{Info: []*contentapi.Info{{Digest: i.Digest.String(), Size: i.Size}}})
-	})
-}
-
-// Read answers in small messages, whose offsets are relative.
-func (s *contentServer) Read(r *contentapi.ReadContentRequest, stream contentapi.Content_ReadServer) error {
-	s.reads.Add(1)
-	ra, err := s.local.ReaderAt(stream.Context(), digest.Digest(r.Digest))
-	if err != nil {
-		return err
-	}
-	defer ra.Close()
-	if r.Offset > ra.Size() {
-		return fmt.Errorf("offset: %w", errdefs.ErrOutOfRange)
-	}
-	n := r.Size
-	if n <= 0 || n > ra.Size()-r.Offset {
-		n = ra.Size() - r.Offset
-	}
-	data, err := io.ReadAll(io.NewSectionReader(ra, r.Offset, n))
-	for at := 0; err == nil && at < len(data); at += 1000 {
-		err = stream.Send(&contentapi.ReadContentResponse{Offset: int64(at), Data: data[at:min(len(data), at+1000)]})
-	}
-	return err
-}
-
-// Write answers a commit twice.
-func (s *contentServer) Write(stream contentapi.Content_WriteServer) error {
-	r, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	w, err := s.local.Writer(stream.Context(), content.WriterOpts{Ref: r.Ref, Expected: digest.Digest(r.Expected), Total: r.Total})
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	for {
-		resp, err := answer(stream.Context(), w, r)
-		if err != nil {
-			return err
-		}
-		if err := stream.Send(resp); err != nil {
-			return err
-		}
-		if r.Action == contentapi.WriteAction_COMMIT {
-			return stream.Send(resp)
-		}
-		if r, err = stream.Recv(); err != nil {
-			return nil
-		}
-	}
-}
-
-func answer(ctx context.Context, w content.Writer, r *contentapi.WriteContentRequest) (*contentapi.WriteContentResponse, error) {
-	st, err := w.Status()
-	if err != nil {
-		return nil, err
-	}
-	if r.Action != contentapi.WriteAction_STAT && r.Offset != st.Offset {
-		if r.Offset != 0 {
-			return nil, fmt.Errorf("offset %d, not %d: %w", r.Offset, st.Offset, errdefs.ErrOutOfRange)
-		}
-		if err := w.Truncate(0); err != nil {
-			return nil, err
-		}
-	}
-	if _, err := w.Write(r.Data); err != nil {
-		return nil, err
-	}
-	dgst := w.Digest()
-	if r.Action == contentapi.WriteAction_COMMIT {
-		err := w.Commit(ctx, r.Total, digest.Digest(r.Expected), r.Labels)
-		return &contentapi.WriteContentResponse{Action: r.Action, Offset: r.Offset, Digest: dgst.String()}, err
-	}
-	st, err = w.Status()
-	return &contentapi.WriteContentResponse{Action: r.Action, Offset: st.Offset, Total: st.Total, Digest: dgst.String()}, err
-}
-
-func contentClient(t *testing.T) (*Client, *contentServer) {
+func contentClient(t *testing.T) (*Client, *contenttest.Server) {
 	t.Helper()
 	local, err := content.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &contentServer{local: local}
+	s := &contenttest.Server{Local: local}
 	return serve(t, func(srv *grpc.Server) { contentapi.RegisterContentServer(srv, s) }), s
 }
 
@@ -186,7 +74,7 @@ func TestStoreKeepsTheContractOverTheWire(t *testing.T) {
 
 func TestLargeBlobsPassInBlocks(t *testing.T) {
 	c, s := contentClient(t)
-	data := make([]byte, 3*blockSize+17)
+	data := make([]byte, 3<<20+17)
 	rand.Read(data)
 	if err := putBlob(t.Context(), c.Store(), data); err != nil {
 		t.Fatal(err)
@@ -202,7 +90,7 @@ func TestLargeBlobsPassInBlocks(t *testing.T) {
 	if !bytes.Equal(got.Bytes(), data) {
 		t.Error("the blob is damaged")
 	}
-	if n := s.reads.Load(); n != 4 {
+	if n := s.Reads.Load(); n != 4 {
 		t.Errorf("%d calls to read 3 blocks and a bit", n)
 	}
 	tail := make([]byte, 100)

@@ -111,7 +111,7 @@ func (d *documents) ReadDocument(ctx context.Context, desc ocispec.Descriptor) (
 		return data, nil
 	}
 	data := make([]byte, desc.Size)
-	if err := d.Store.read(ctx, desc.Digest, data, 0); err != nil {
+	if err := d.Store.Read(ctx, desc.Digest, data, 0); err != nil {
 		return nil, err
 	}
 	d.known[desc.Digest] = data

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
@@ -113,7 +114,7 @@ func (s *session) fromImage(c *client.Client, f *containerFlags, t target, n cli
 	n.Labels = s.containerLabels(config, base.image.Labels, n.Labels)
 	n.SnapshotLabels = labels(f.snapshotLabels)
 	if len(f.uidMaps) > 0 && len(f.gidMaps) > 0 {
-		if err := s.remap(base.ctx, c, f, base.snapshotter, n.SnapshotLabels); err != nil {
+		if err := s.remap(base.ctx, c, f, &n); err != nil {
 			return nil, err
 		}
 	}
@@ -184,38 +185,46 @@ func (s *session) containerLabels(config ocispec.Image, image, user map[string]s
 	return all
 }
 
-// remap makes the snapshotter shift the owners of files to those of the
-// container's user namespace.
-func (s *session) remap(ctx context.Context, c *client.Client, f *containerFlags, snapshotter string, to map[string]string) error {
-	if !f.remapLabels {
-		able, err := canRemap(ctx, c, snapshotter)
-		if err != nil {
-			return err
-		}
-		if !able {
-			return fmt.Errorf("snapshotter %s cannot remap ids, and copying the root file system for it: %w", snapshotter, errdefs.ErrNotImplemented)
-		}
+// remap has the owners of files shifted to those of the container's user
+// namespace: by the snapshotter, or in a copy if it cannot.
+func (s *session) remap(ctx context.Context, c *client.Client, f *containerFlags, n *client.NewContainer) error {
+	able, err := capabilities(ctx, c, n.Snapshotter)
+	if err != nil {
+		return err
 	}
-	to["containerd.io/snapshot/uidmapping"] = strings.Join(f.uidMaps, ",")
-	to["containerd.io/snapshot/gidmapping"] = strings.Join(f.gidMaps, ",")
-	return nil
+	if f.remapLabels || slices.Contains(able, "remap-ids") {
+		n.SnapshotLabels["containerd.io/snapshot/uidmapping"] = strings.Join(f.uidMaps, ",")
+		n.SnapshotLabels["containerd.io/snapshot/gidmapping"] = strings.Join(f.gidMaps, ",")
+	}
+	if slices.Contains(able, "remap-ids") {
+		return nil
+	}
+	if f.remapLabels && slices.Contains(able, "only-remap-ids") {
+		return fmt.Errorf("snapshotter %q doesn't support idmap mounts on this host, configure `slow_chown` to allow a slower and expensive fallback", n.Snapshotter)
+	}
+	var ids client.IDMaps
+	if ids.UIDs, err = idMappings(f.uidMaps); err != nil {
+		return err
+	}
+	if ids.GIDs, err = idMappings(f.gidMaps); err != nil {
+		return err
+	}
+	n.Parent, err = c.Remapped(ctx, n.Snapshotter, n.Parent, ids)
+	return err
 }
 
-func canRemap(ctx context.Context, c *client.Client, snapshotter string) (bool, error) {
+// capabilities are those of a snapshotter.
+func capabilities(ctx context.Context, c *client.Client, snapshotter string) (all []string, err error) {
 	resp, err := c.Introspection().Plugins(ctx, &introspectionapi.PluginsRequest{
 		Filters: []string{"type==io.containerd.snapshotter.v1, id==" + snapshotter},
 	})
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	for _, p := range resp.Plugins {
-		for _, able := range p.Capabilities {
-			if able == "remap-ids" {
-				return true, nil
-			}
-		}
+		all = append(all, p.Capabilities...)
 	}
-	return false, nil
+	return all, nil
 }
 
 // idMappings reads container-id:host-id:size.

@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,7 @@ import (
 	"slipway/monitor"
 	"slipway/mounts"
 	"slipway/policy"
+	"slipway/proxy"
 	"slipway/sandbox"
 	"slipway/service"
 	"slipway/snapshot"
@@ -72,6 +74,8 @@ func export(p *service.Plugin, key, value string) {
 var errSkip = fmt.Errorf("skip plugin: %w", errdefs.ErrNotImplemented)
 
 const (
+	contentType     = "io.containerd.content.v1"
+	differType      = "io.containerd.differ.v1"
 	serviceType     = "io.containerd.service.v1"
 	grpcType        = "io.containerd.grpc.v1"
 	serverType      = "io.containerd.server.v1"
@@ -83,15 +87,13 @@ const (
 	warningType     = "io.containerd.warning.v1"
 	monitorType     = "io.containerd.monitor.task.v1"
 
-	contentURI = "io.containerd.content.v1.content"
-	eventURI   = "io.containerd.event.v1.exchange"
-	metaURI    = "io.containerd.metadata.v1.bolt"
-	gcURI      = "io.containerd.gc.v1.scheduler"
-	leaseURI   = "io.containerd.lease.v1.manager"
-	shimURI    = "io.containerd.shim.v1.manager"
-	taskURI    = "io.containerd.runtime.v2.task"
-	differURI  = "io.containerd.differ.v1.walking"
-	streamURI  = "io.containerd.streaming.v1.manager"
+	eventURI  = "io.containerd.event.v1.exchange"
+	metaURI   = "io.containerd.metadata.v1.bolt"
+	gcURI     = "io.containerd.gc.v1.scheduler"
+	leaseURI  = "io.containerd.lease.v1.manager"
+	shimURI   = "io.containerd.shim.v1.manager"
+	taskURI   = "io.containerd.runtime.v2.task"
+	streamURI = "io.containerd.streaming.v1.manager"
 )
 
 // components are what there is, in the order in which it starts. The services
@@ -99,10 +101,12 @@ const (
 // stay, for what users write about them.
 var components = []component{
 	{typ: "io.containerd.metrics.v1", id: "grpc-prometheus", options: prometheusDefaults, open: (*Daemon).openCallMetrics},
-	{typ: "io.containerd.content.v1", id: "content", open: (*Daemon).openContent},
+	{typ: contentType, id: "content", open: (*Daemon).openContent},
 	{typ: verifierType, id: "bindir", options: verifierDefaults, open: (*Daemon).openVerifier},
 	{typ: verifierType, id: "policy", options: policyDefaults, open: (*Daemon).openPolicy},
 	{typ: "io.containerd.internal.v1", id: "opt", options: optDefaults, open: (*Daemon).openOpt},
+	{typ: "io.containerd.tracing.processor.v1", id: "otlp", options: otlpDefaults, open: (*Daemon).openTracing},
+	{typ: "io.containerd.internal.v1", id: "tracing", options: tracingDefaults, open: (*Daemon).openTracing, uses: []string{"io.containerd.tracing.processor.v1"}},
 	{typ: warningType, id: "deprecations", open: (*Daemon).openWarnings},
 	{typ: "io.containerd.event.v1", id: "exchange", open: (*Daemon).openEvents},
 	{typ: snapshotterType, id: "blockfile", options: blockfileDefaults, open: (*Daemon).openBlockfile, native: true},
@@ -110,16 +114,16 @@ var components = []component{
 	{typ: snapshotterType, id: "erofs", options: erofsDefaults, open: (*Daemon).openErofs, native: true},
 	{typ: snapshotterType, id: "native", options: nativeDefaults, open: (*Daemon).openNative, native: true},
 	{typ: snapshotterType, id: "overlayfs", options: overlayDefaults, open: (*Daemon).openOverlay, native: true},
-	{typ: "io.containerd.metadata.v1", id: "bolt", options: boltDefaults, open: (*Daemon).openMeta, needs: []string{contentURI, eventURI}, uses: []string{snapshotterType}},
+	{typ: "io.containerd.metadata.v1", id: "bolt", options: boltDefaults, open: (*Daemon).openMeta, needs: []string{eventURI}, uses: []string{contentType, snapshotterType}},
 	{typ: "io.containerd.gc.v1", id: "scheduler", options: gcDefaults, open: (*Daemon).openGC, needs: []string{metaURI}},
 	{typ: serverType, id: "metrics", options: metricsDefaults, open: (*Daemon).openMetrics},
 	{typ: serviceType, id: "containers-service", needs: []string{eventURI, metaURI}},
 	{typ: serviceType, id: "content-service", needs: []string{metaURI}},
 	{typ: handlerType, id: "erofs", native: true},
 	{typ: mountsType, id: "bolt", open: (*Daemon).openMounts, needs: []string{metaURI}, uses: []string{handlerType}},
-	{typ: "io.containerd.differ.v1", id: "erofs", options: erofsDifferDefaults, open: (*Daemon).openErofsDiffer, needs: []string{metaURI}},
-	{typ: "io.containerd.differ.v1", id: "walking", needs: []string{metaURI}, uses: []string{mountsType}, native: true},
-	{typ: serviceType, id: "diff-service", options: diffDefaults, needs: []string{differURI}},
+	{typ: differType, id: "erofs", options: erofsDifferDefaults, open: (*Daemon).openErofsDiffer, needs: []string{metaURI}},
+	{typ: differType, id: "walking", open: (*Daemon).openWalking, needs: []string{metaURI}, uses: []string{mountsType}, native: true},
+	{typ: serviceType, id: "diff-service", options: diffDefaults, open: (*Daemon).openDiffs, uses: []string{differType}},
 	{typ: serviceType, id: "images-service", needs: []string{metaURI, gcURI}, uses: []string{warningType}},
 	{typ: serviceType, id: "introspection-service", needs: []string{warningType + ".deprecations"}},
 	{typ: serviceType, id: "namespaces-service", needs: []string{eventURI, metaURI}},
@@ -138,7 +142,7 @@ var components = []component{
 	{typ: grpcType, id: "leases", service: func(d *Daemon) registrar { return service.NewLeases(d.db, d.gc) }, needs: []string{leaseURI}},
 	{typ: grpcType, id: "mounts", service: func(d *Daemon) registrar { return service.NewMounts(d.mounts) }, needs: []string{mountsType + ".bolt"}},
 	{typ: grpcType, id: "namespaces", service: func(d *Daemon) registrar { return service.NewNamespaces(d.db) }, needs: []string{serviceType + ".namespaces-service"}},
-	{typ: "io.containerd.transfer.v1", id: "local", options: transferDefaults, open: (*Daemon).openTransfer, needs: []string{leaseURI, metaURI, differURI}, uses: []string{verifierType, snapshotterType}},
+	{typ: "io.containerd.transfer.v1", id: "local", options: transferDefaults, open: (*Daemon).openTransfer, needs: []string{leaseURI, metaURI}, uses: []string{differType, verifierType, snapshotterType}},
 	{typ: "io.containerd.sandbox.store.v1", id: "local", needs: []string{metaURI}},
 	{typ: grpcType, id: "sandbox-controllers", service: func(d *Daemon) registrar {
 		return service.NewSandboxController(sandbox.NewManager(d.controllers), d.events)
@@ -163,7 +167,6 @@ var components = []component{
 // absent are components of upstream's that this build does not have.
 var absent = []string{
 	"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.podsandbox.controller.v1.podsandbox",
-	"io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
 	"io.containerd.nri.v1.nri", "io.containerd.runtime.v1.linux", "io.containerd.snapshotter.v1.aufs",
 	"io.containerd.snapshotter.v1.devmapper",
 	"io.containerd.snapshotter.v1.zfs",
@@ -194,14 +197,18 @@ func makeDir(dir string, mode os.FileMode) (string, error) {
 	return dir, os.Chmod(dir, mode)
 }
 
-func (d *Daemon) openContent(p *service.Plugin) (err error) {
+func (d *Daemon) openContent(p *service.Plugin) error {
 	dir, err := d.rootDir(p, 0o755)
 	if err != nil {
 		return err
 	}
 	export(p, "root", dir)
-	d.content, err = content.Open(dir)
-	return err
+	local, err := content.Open(dir)
+	if err != nil {
+		return err
+	}
+	d.contents[p.ID] = local
+	return nil
 }
 
 func (d *Daemon) openVerifier(p *service.Plugin) error {
@@ -290,6 +297,10 @@ func (d *Daemon) addSnapshotter(p *service.Plugin, s *snapshot.Store) {
 }
 
 func (d *Daemon) openMeta(p *service.Plugin) error {
+	if len(d.contents) != 1 {
+		names := slices.Sorted(keysOf(d.contents))
+		return fmt.Errorf("needs one content store, and there are %d (%s): %w", len(names), strings.Join(names, ", "), errdefs.ErrFailedPrecondition)
+	}
 	dir, err := d.rootDir(p, 0o711)
 	if err != nil {
 		return err
@@ -299,7 +310,7 @@ func (d *Daemon) openMeta(p *service.Plugin) error {
 	export(p, "policy", o.SharingPolicy)
 	d.db, err = meta.Open(path, meta.Options{
 		NoSync: o.NoSync, OpenTimeout: d.config.timeout("bolt.open"), SharingPolicy: o.SharingPolicy,
-	}, d.content, d.snapshotters, d.events)
+	}, slices.Collect(maps.Values(d.contents))[0], d.snapshotters, d.events)
 	if err != nil {
 		return err
 	}
@@ -413,11 +424,21 @@ func (d *Daemon) openTransfer(p *service.Plugin) error {
 	if def := transferDefaults().(*transferOptions); o.MaxConcurrentDownloads == def.MaxConcurrentDownloads && o.MaxConcurrentUnpacks == def.MaxConcurrentUnpacks {
 		c.Downloads, c.Unpacks = 0, 0 // who did not choose gets what the host can do
 	}
+	differ := "walking"
 	for _, u := range o.UnpackConfig {
 		if u.Platform == "" || strings.HasPrefix(u.Platform, platform()) {
 			c.Snapshotter = u.Snapshotter
+			if u.Differ != "" {
+				differ = u.Differ
+			}
 			break
 		}
+	}
+	switch chosen := d.differs[differ].(type) {
+	case nil:
+		return fmt.Errorf("needed differ not loaded: %s: %w", differ, errdefs.ErrUnavailable)
+	case *proxy.Differ:
+		c.Differ = chosen
 	}
 	d.transfer = transfer.New(c)
 	return nil
@@ -466,12 +487,7 @@ func (d *Daemon) listPlugins() []service.Plugin {
 }
 
 func (d *Daemon) newDiff() registrar {
-	o := options[diffOptions](d.config, serviceType+".diff-service")
-	c := service.DiffConfig{Temp: d.temp(), SyncFS: o.SyncFS, Mount: d.mounter(), Processors: d.config.processors()}
-	if slices.Contains(o.Default, "erofs") {
-		c.Erofs = d.erofs
-	}
-	return service.NewDiff(d.db, c)
+	return service.NewDiff(options[diffOptions](d.config, serviceType+".diff-service").SyncFS, d.ordered...)
 }
 
 func (d *Daemon) newTransfer() registrar {

@@ -22,7 +22,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 
-	"slipway/content"
 	"slipway/diff"
 	"slipway/event"
 	"slipway/internal/mount"
@@ -42,7 +41,7 @@ type Daemon struct {
 	config *Config
 	log    *slog.Logger
 
-	content      *content.Local
+	contents     map[string]meta.ContentBackend // one, unless the configuration is wrong
 	snapshotters map[string]snapshot.Snapshotter
 	capabilities map[string][]string // of snapshotters
 	events       *event.Exchange
@@ -52,6 +51,8 @@ type Daemon struct {
 	controllers  map[string]sandbox.Controller
 	mounts       *mounts.Manager
 	erofs        *diff.ErofsOpts // makes images of layers, nil if nothing can
+	differs      map[string]service.Differ
+	ordered      []service.Differ // those that the API asks
 	verifier     *transfer.Verifier
 	policy       *policy.File
 	transfer     *transfer.Service
@@ -88,7 +89,8 @@ func New(ctx context.Context, c *Config) (_ *Daemon, err error) {
 	}
 	d := &Daemon{
 		config: c, log: slog.Default(), snapshotters: map[string]snapshot.Snapshotter{}, capabilities: map[string][]string{},
-		controllers: map[string]sandbox.Controller{},
+		controllers: map[string]sandbox.Controller{}, differs: map[string]service.Differ{},
+		contents: map[string]meta.ContentBackend{},
 	}
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {

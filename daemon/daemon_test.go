@@ -158,7 +158,7 @@ func TestTheDaemonServesItsAPI(t *testing.T) {
 	}
 	for path, mode := range map[string]os.FileMode{
 		d.config.Root: 0o700, d.config.State: 0o711, d.temp(): 0o700, d.config.Address(): 0o660 | os.ModeSocket,
-		filepath.Join(d.config.Root, contentURI): 0o755, filepath.Join(d.config.Root, metaURI): 0o711,
+		filepath.Join(d.config.Root, contentType+".content"): 0o755, filepath.Join(d.config.Root, metaURI): 0o711,
 		filepath.Join(d.config.Root, snapshotterType+".overlayfs"): 0o700, filepath.Join(d.config.State, taskURI): 0o711,
 	} {
 		if fi, err := os.Stat(path); err != nil || fi.Mode()&^os.ModeDir != mode {
@@ -203,6 +203,42 @@ func TestPluginsAreListedWithTheirOutcome(t *testing.T) {
 	}
 	if p := all["io.containerd.monitor.container.v1.restart"]; p == nil || !slices.Contains(p.Capabilities, "on-failure") {
 		t.Errorf("restart monitor is %v", p)
+	}
+}
+
+// Who asks for traces is told that there are none.
+func TestTracesAreNotPromised(t *testing.T) {
+	for _, c := range []struct {
+		name, value, disabled string
+		skipped               bool
+		text                  string
+	}{
+		{"", "", "", true, "tracing endpoint not configured"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@localhost:4318", "", false, "OTEL_EXPORTER_OTLP_ENDPOINT is set, but this build sends no traces"},
+		{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://localhost:4318", "", false, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318", "true", true, "OTEL_SDK_DISABLED=true"},
+		{"OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318", "maybe", false, "OTEL_SDK_DISABLED"},
+	} {
+		t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+		t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
+		t.Setenv("OTEL_SDK_DISABLED", c.disabled)
+		if c.name != "" {
+			t.Setenv(c.name, c.value)
+		}
+		_, client, stop := start(t, configAt(shortDir(t)))
+		r, err := client.Introspection().Plugins(t.Context(), &introspectionapi.PluginsRequest{Filters: []string{"id==otlp", "id==tracing"}})
+		if err != nil || len(r.Plugins) != 2 {
+			t.Fatalf("plugins %v, %v", r, err)
+		}
+		for _, p := range r.Plugins {
+			if skipped := codes.Code(p.InitErr.GetCode()) == codes.Unimplemented; skipped != c.skipped || !strings.Contains(p.InitErr.GetMessage(), c.text) {
+				t.Errorf("%s, disabled %q: %s is %v", c.name, c.disabled, p.ID, p.InitErr)
+			}
+			if strings.Contains(p.InitErr.GetMessage(), "secret") {
+				t.Error("the address is shown")
+			}
+		}
+		stop()
 	}
 }
 
@@ -528,7 +564,7 @@ func TestStopWaitsForWhatRequestsUndo(t *testing.T) {
 
 func TestDeprecatedSectionsAreReported(t *testing.T) {
 	conf := configAt(shortDir(t))
-	conf.Plugins["io.containerd.tracing.processor.v1.otlp"] = map[string]any{"endpoint": "x"}
+	options[otlpOptions](conf, "io.containerd.tracing.processor.v1.otlp").Endpoint = "x"
 	_, c, _ := start(t, conf)
 	r, err := c.Introspection().Server(t.Context(), &emptypb.Empty{})
 	if err != nil || len(r.Deprecations) != 1 || r.Deprecations[0].ID != "io.containerd.deprecation/tracing-processor-config" {

@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -20,7 +21,7 @@ import (
 // proxyTypes are the types of component that another process may serve, by
 // their short names.
 var proxyTypes = map[string]string{
-	"snapshot": snapshotterType, "content": "io.containerd.content.v1", "diff": "io.containerd.differ.v1", "sandbox": sandboxType,
+	"snapshot": snapshotterType, "content": contentType, "diff": differType, "sandbox": sandboxType,
 }
 
 // withProxies puts the configured proxies into the table: in the place of the
@@ -56,7 +57,7 @@ func (d *Daemon) openProxy(s *service.Plugin, p ProxyPlugin) error {
 		}
 		s.Platforms = append(s.Platforms, platform)
 	}
-	if s.Type != snapshotterType && s.Type != sandboxType {
+	if !slices.Contains(slices.Collect(maps.Values(proxyTypes)), s.Type) {
 		return fmt.Errorf("proxy plugin %s of type %q: %w", s.ID, p.Type, errdefs.ErrNotImplemented)
 	}
 	conn, err := grpc.NewClient("unix://"+strings.TrimPrefix(p.Address, "unix://"),
@@ -67,11 +68,16 @@ func (d *Daemon) openProxy(s *service.Plugin, p ProxyPlugin) error {
 		return fmt.Errorf("proxy plugin %s: %w", s.ID, err)
 	}
 	d.onClose(conn.Close)
-	if s.Type == sandboxType {
+	switch s.Type {
+	case contentType:
+		d.contents[s.ID] = proxy.NewContent(conn, s.ID)
+	case differType:
+		d.differs[s.ID] = proxy.NewDiffer(conn, s.ID)
+	case sandboxType:
 		d.controllers[s.ID] = proxy.NewSandboxes(conn, s.ID)
-		return nil
+	case snapshotterType:
+		d.snapshotters[s.ID] = proxy.NewSnapshotter(conn, s.ID)
+		d.capabilities[s.ID] = p.Capabilities
 	}
-	d.snapshotters[s.ID] = proxy.NewSnapshotter(conn, s.ID)
-	d.capabilities[s.ID] = p.Capabilities
 	return nil
 }

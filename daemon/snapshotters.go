@@ -85,6 +85,24 @@ func (d *Daemon) openErofsDiffer(p *service.Plugin) error {
 		return fmt.Errorf("mkfs.erofs does not support tar mode (--tar option), disabling erofs differ: %w", errSkip)
 	}
 	d.erofs = &diff.ErofsOpts{Mkfs: o.MkfsOptions}
+	d.differs[p.ID] = service.Erofs{DB: d.db, Opts: d.erofs}
+	return nil
+}
+
+func (d *Daemon) openWalking(p *service.Plugin) error {
+	d.differs[p.ID] = service.Walking{DB: d.db, Temp: d.temp(), Mount: d.mounter(), Processors: d.config.processors()}
+	return nil
+}
+
+// openDiffs finds the differs that the API asks, in their order.
+func (d *Daemon) openDiffs(p *service.Plugin) error {
+	for _, name := range options[diffOptions](d.config, pluginURI(p)).Default {
+		differ, ok := d.differs[name]
+		if !ok {
+			return fmt.Errorf("needed differ not loaded: %s: %w", name, errdefs.ErrUnavailable)
+		}
+		d.ordered = append(d.ordered, differ)
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -20,8 +21,8 @@ var deprecated = map[string]string{
 
 func (d *Daemon) openWarnings(*service.Plugin) error {
 	for uri, id := range deprecated {
-		if section, ok := d.config.Plugins[uri].(map[string]any); ok && len(section) > 0 {
-			d.warnings.add(id, "the configuration of "+uri+" has no effect: this build sends no traces")
+		if section := d.config.Plugins[uri]; section != nil && !reflect.ValueOf(section).Elem().IsZero() {
+			d.warnings.add(id, "the configuration of "+uri+" has no effect: "+noTraces)
 		}
 	}
 	return nil

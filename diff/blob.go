@@ -27,7 +27,12 @@ import (
 // A bind mount and the upper directory of an overlay are written to as they
 // are, without mounting.
 func ApplyBlob(ctx context.Context, provider content.Provider, desc ocispec.Descriptor, mounts []mount.Mount, opts ApplyOpts) (ocispec.Descriptor, error) {
-	open := func() (io.ReadCloser, error) {
+	return ApplyStream(ctx, blobOpener(ctx, provider, desc), desc, mounts, opts)
+}
+
+// blobOpener opens a blob from its beginning.
+func blobOpener(ctx context.Context, provider content.Provider, desc ocispec.Descriptor) func() (io.ReadCloser, error) {
+	return func() (io.ReadCloser, error) {
 		ra, err := provider.ReaderAt(ctx, desc.Digest)
 		if err != nil {
 			return nil, err
@@ -37,7 +42,6 @@ func ApplyBlob(ctx context.Context, provider content.Provider, desc ocispec.Desc
 			io.Closer
 		}{io.NewSectionReader(ra, 0, ra.Size()), ra}, nil
 	}
-	return ApplyStream(ctx, open, desc, mounts, opts)
 }
 
 // ApplyStream is ApplyBlob for a layer whose bytes open gives, from the first

@@ -17,6 +17,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"slipway/content"
 	"slipway/internal/erofs"
 	"slipway/internal/mount"
 )
@@ -50,6 +51,12 @@ func (o *ErofsOpts) Build(ctx context.Context, image string, plain io.Reader) er
 		return err
 	}
 	return erofs.FromDir(ctx, image, dir, o.Mkfs...)
+}
+
+// ApplyBlob makes an image of the layer desc. It is errdefs.ErrNotImplemented
+// unless the mounts are those of a snapshot that is to become one.
+func (o *ErofsOpts) ApplyBlob(ctx context.Context, provider content.Provider, desc ocispec.Descriptor, mounts []mount.Mount) (ocispec.Descriptor, error) {
+	return o.apply(ctx, blobOpener(ctx, provider, desc), desc, mounts)
 }
 
 // apply makes an image of a layer, without unpacking it. It is

@@ -60,10 +60,19 @@ type Options struct {
 	SharingPolicy string
 }
 
+// A ContentBackend keeps the blobs and the ingests of all namespaces.
+// content.Local is one, another process may be (package proxy).
+type ContentBackend interface {
+	content.Store
+	Walk(ctx context.Context, fn func(content.Info) error) error
+	// RemoveIngestsExcept drops every ingest whose ref keep refuses.
+	RemoveIngestsExcept(ctx context.Context, keep func(ref string) bool) error
+}
+
 // DB is the database. Its stores are cheap values, made for each request.
 type DB struct {
 	bolt     *database.DB
-	local    *content.Local
+	local    ContentBackend
 	backends map[string]snapshot.Snapshotter
 	events   *event.Exchange
 	isolated bool
@@ -81,7 +90,7 @@ type DB struct {
 }
 
 // Open opens the database at path and makes it if it is missing.
-func Open(path string, opts Options, local *content.Local, backends map[string]snapshot.Snapshotter, events *event.Exchange) (*DB, error) {
+func Open(path string, opts Options, local ContentBackend, backends map[string]snapshot.Snapshotter, events *event.Exchange) (*DB, error) {
 	if p := opts.SharingPolicy; p != "" && p != "shared" && p != "isolated" {
 		return nil, fmt.Errorf("content sharing policy %q is neither shared nor isolated: %w", p, errdefs.ErrInvalidArgument)
 	}

@@ -154,7 +154,7 @@ func wantText(t testing.TB, err error, want string) {
 func stores(w *world) []registrar {
 	return []registrar{
 		NewNamespaces(w.db), NewImages(w.db, w.gc), NewLeases(w.db, w.gc), NewContainers(w.db), NewContent(w.db),
-		NewSnapshots(w.db), NewDiff(w.db, DiffConfig{}), NewEvents(w.events), NewSandboxStore(w.db), NewVersion("v1", "abc"),
+		NewSnapshots(w.db), NewDiff(false, Walking{DB: w.db}), NewEvents(w.events), NewSandboxStore(w.db), NewVersion("v1", "abc"),
 	}
 }
 

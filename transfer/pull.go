@@ -117,8 +117,8 @@ func sourceLabel(repo *registry.Repository) map[string]string {
 }
 
 func (p *pull) run(ctx context.Context, desc ocispec.Descriptor) error {
-	g, ctx := errgroup.WithContext(ctx)
-	p.fetchTree(ctx, g, desc, p.root)
+	g, gctx := errgroup.WithContext(ctx) // ends with the group
+	p.fetchTree(gctx, g, desc, p.root)
 	if err := g.Wait(); err != nil {
 		return err
 	}

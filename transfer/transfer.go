@@ -22,6 +22,7 @@ import (
 
 	"slipway/diff"
 	"slipway/internal/ident"
+	"slipway/internal/mount"
 	"slipway/meta"
 	"slipway/policy"
 )
@@ -47,11 +48,19 @@ type Config struct {
 	Erofs *diff.ErofsOpts // see diff.ApplyOpts
 	// Processors make plain layers of those of other media types.
 	Processors []diff.Processor
+	// Differ applies layers when they are stored, nil for this process, which
+	// does it while they arrive.
+	Differ Differ
 	// Verifier says which images may be pulled, nil for all.
 	Verifier *Verifier
 	// Policy says which images may be pulled and imported, nil for all. What
 	// runs is for Guard.
 	Policy *policy.File
+}
+
+// A Differ applies layers elsewhere, from the content store.
+type Differ interface {
+	Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts diff.ApplyOpts) (ocispec.Descriptor, error)
 }
 
 // Service runs transfers. Use New.

@@ -19,6 +19,7 @@ import (
 	"slipway/diff"
 	"slipway/image"
 	"slipway/internal/fault"
+	"slipway/internal/ident"
 	"slipway/internal/mount"
 	"slipway/meta"
 	"slipway/snapshot"
@@ -42,7 +43,7 @@ func (p *pull) unpack(ctx context.Context, name string, config ocispec.Descripto
 		return err
 	}
 	u := &unpacking{pull: p, name: name, sn: sn, layers: layers, diffIDs: diffIDs, chain: image.ChainIDs(diffIDs)}
-	u.rebase = slices.Contains(p.Capabilities(name), "rebase")
+	u.rebase = slices.Contains(p.Capabilities(name), "rebase") && p.Differ == nil // others keep no whiteouts
 	if err := u.run(ctx); err != nil {
 		return fmt.Errorf("image %s: unpack with %s: %w", p.root, name, err)
 	}
@@ -313,8 +314,7 @@ func (u *unpacking) apply(ctx context.Context, i int, mounts []mount.Mount, apar
 	if u.Mount != nil {
 		opts.Mount = u.Mount(u.scope.Namespace)
 	}
-	open := func() (io.ReadCloser, error) { return l.open(ctx, u.store) }
-	applied, err := diff.ApplyStream(ctx, open, l.desc, mounts, opts)
+	applied, err := u.applyWith(ctx, l, mounts, opts)
 	if err == nil || isAboutData(err) {
 		// What is wrong with the blob itself says more than what that did
 		// to its archive.
@@ -330,6 +330,18 @@ func (u *unpacking) apply(ctx context.Context, i int, mounts []mount.Mount, apar
 	}
 	u.extracting("extracted", l.desc)
 	return u.label(ctx, l.desc.Digest, map[string]string{"containerd.io/uncompressed": applied.Digest.String()})
+}
+
+// applyWith has the configured differ apply a layer, or does it here.
+func (u *unpacking) applyWith(ctx context.Context, l *pending, mounts []mount.Mount, opts diff.ApplyOpts) (ocispec.Descriptor, error) {
+	if u.Differ == nil {
+		open := func() (io.ReadCloser, error) { return l.open(ctx, u.store) }
+		return diff.ApplyStream(ctx, open, l.desc, mounts, opts)
+	}
+	if err := l.wait(ctx); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	return u.Differ.Apply(ident.WithScope(ctx, u.scope), l.desc, mounts, opts)
 }
 
 // isAboutData tells a layer that cannot be read from a place that cannot be

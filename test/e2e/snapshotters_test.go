@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"archive/tar"
 	"bytes"
 	"fmt"
 	"os"
@@ -208,6 +209,66 @@ func TestAUserNamespaceSeesItsOwnFiles(t *testing.T) {
 			passwd := host.Must(t, "find", filepath.Join(d.Dir, "root", "io.containerd.snapshotter.v1."+snapshotter), "-path", "*/fs/etc/passwd", "-printf", "%U")
 			if snapshotter == "overlayfs" && passwd != "0" {
 				t.Errorf("on the host the layer's file belongs to %q", passwd)
+			}
+		})
+	}
+}
+
+// ownedLayer has a file of user 1000 under two names, and a link out of it.
+func ownedLayer(t *testing.T) []byte {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, h := range []*tar.Header{
+		{Name: "mine", Mode: 0o4755, Uid: 1000, Gid: 1000, Typeflag: tar.TypeReg},
+		{Name: "also", Linkname: "mine", Typeflag: tar.TypeLink},
+		{Name: "link", Linkname: "/etc/passwd", Typeflag: tar.TypeSymlink},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+// A snapshotter that cannot shift owners gets a copy with shifted ones. With
+// either there may be several mappings.
+func TestSeveralMappingsOfAUserNamespace(t *testing.T) {
+	for _, snapshotter := range []string{"overlayfs", "native"} {
+		t.Run(snapshotter, func(t *testing.T) {
+			d := host.Start(t, host.Options{})
+			if err := os.Chmod(d.Dir, 0o711); err != nil { // as /var/lib and /run are
+				t.Fatal(err)
+			}
+			able := strings.Contains(d.Ctr(t, "plugins", "ls", "-d", "id=="+snapshotter), "remap-ids")
+			if snapshotter == "overlayfs" && !able {
+				t.Skip("the kernel has no overlays of id-mapped mounts (Linux 5.19)")
+			}
+			ref := host.StartRegistry(t).Push(t, host.Busybox(t, ownedLayer(t)), "library/owned:latest")
+			d.Ctr(t, "images", "pull", "--plain-http", "--snapshotter", snapshotter, ref)
+			maps := []string{"--uidmap", "1000:300000:1", "--uidmap", "0:100000:1000", "--gidmap", "0:200000:1000", "--gidmap", "1000:400000:1"}
+			for _, id := range []string{host.Unique("a"), host.Unique("b")} { // the second finds the copy
+				args := append([]string{"run", "--rm", "--snapshotter", snapshotter}, maps...)
+				out := d.Ctr(t, append(args, ref, id, "sh", "-c", "stat -c '%u %g %a' / /mine /also; test -L /link; wc -l < /proc/self/uid_map; id -u")...)
+				if got, want := strings.Join(strings.Fields(out), " "), "0 0 755 1000 1000 4755 1000 1000 4755 2 0"; got != want {
+					t.Errorf("the container sees %q, want %q", got, want)
+				}
+			}
+			if snapshotter == "native" {
+				found := host.Must(t, "find", filepath.Join(d.Dir, "root"), "-name", "mine", "-uid", "300000", "-gid", "400000")
+				if found == "" {
+					t.Error("no file belongs to the mapped owner on the host")
+				}
+				if list := d.Ctr(t, "snapshots", "--snapshotter", "native", "ls"); strings.Count(list, "Committed") != 3 {
+					t.Errorf("not two layers and one copy: %s", list)
+				}
+				fails(t, d, 1, "/also: its owner 1000:1000 is not mapped",
+					"run", "--rm", "--snapshotter", "native", "--uidmap", "0:100000:1", "--gidmap", "0:100000:65536", ref, host.Unique("c"), "true")
+				if list := d.Ctr(t, "snapshots", "--snapshotter", "native", "ls"); strings.Contains(list, "-remap-") {
+					t.Errorf("a copy was left: %s", list)
+				}
 			}
 		})
 	}

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package client
+// Package remote is a content store that another process serves by the
+// content service of containerd's API.
+package remote
 
 import (
 	"context"
@@ -12,6 +14,7 @@ import (
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
 	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"slipway/content"
@@ -20,14 +23,17 @@ import (
 // blockSize is how much of a blob one message carries, in bytes.
 const blockSize = 1 << 20
 
-// A Store is the content of the client's namespace. It implements
-// content.Store.
+// closeTimeout bounds how long the end of a writer waits for the server.
+const closeTimeout = 10 * time.Second
+
+// A Store is the content that a server has in the namespace of the calls. It
+// implements content.Store.
 type Store struct {
 	api contentapi.ContentClient
 }
 
-// Store returns the content of the client's namespace.
-func (c *Client) Store() *Store { return &Store{c.Content()} }
+// New returns a store over a connection whose errors have a kind of errdefs.
+func New(conn grpc.ClientConnInterface) *Store { return &Store{contentapi.NewContentClient(conn)} }
 
 // Info describes a blob.
 func (s *Store) Info(ctx context.Context, dgst digest.Digest) (content.Info, error) {
@@ -117,12 +123,12 @@ func (s *Store) ReaderAt(ctx context.Context, dgst digest.Digest) (content.Reade
 	if err != nil {
 		return nil, err
 	}
-	read := func(p []byte, off int64) error { return s.read(ctx, dgst, p, off) }
+	read := func(p []byte, off int64) error { return s.Read(ctx, dgst, p, off) }
 	return &reader{size: info.Size, read: read}, nil
 }
 
-// read fills p with the bytes of a blob from off on.
-func (s *Store) read(ctx context.Context, dgst digest.Digest, p []byte, off int64) error {
+// Read fills p with the bytes of a blob from off on.
+func (s *Store) Read(ctx context.Context, dgst digest.Digest, p []byte, off int64) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := s.api.Read(ctx, &contentapi.ReadContentRequest{Digest: dgst.String(), Offset: off, Size: int64(len(p))})
@@ -202,7 +208,7 @@ func (s *Store) Writer(ctx context.Context, opts content.WriterOpts) (content.Wr
 	return w, nil
 }
 
-// writer is one call of Write. The daemon keeps the ref locked while the call
+// writer is one call of Write. The server keeps the ref locked while the call
 // is open, and answers each message.
 type writer struct {
 	store *Store
@@ -250,7 +256,7 @@ func (w *writer) call(r *contentapi.WriteContentRequest) (*contentapi.WriteConte
 	}
 	resp, err := w.stream.Recv()
 	if err == io.EOF {
-		return nil, fmt.Errorf("ref %s: the daemon ended the call: %w", w.opts.Ref, io.ErrUnexpectedEOF)
+		return nil, fmt.Errorf("ref %s: the server ended the call: %w", w.opts.Ref, io.ErrUnexpectedEOF)
 	}
 	return resp, err
 }
@@ -310,12 +316,12 @@ func (w *writer) Commit(ctx context.Context, size int64, expected digest.Digest,
 	return err
 }
 
-// Close returns when the daemon has let go of the ref.
+// Close returns when the server has let go of the ref.
 func (w *writer) Close() error {
 	if w.stream == nil {
 		return nil
 	}
-	timer := time.AfterFunc(cleanupTimeout, w.cancel)
+	timer := time.AfterFunc(closeTimeout, w.cancel)
 	defer timer.Stop()
 	defer w.cancel()
 	w.stream.CloseSend()
