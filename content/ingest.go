@@ -108,6 +108,13 @@ func readStatus(dir string) (Status, error) {
 	}
 	st := Status{Ref: string(ref), Offset: fi.Size(), StartedAt: fi.ModTime(), UpdatedAt: fi.ModTime()}
 	st.StartedAt.UnmarshalText(readOr(dir, "startedat", st.StartedAt))
+	// The file is written when a writer closes: then it is exact, and the time of
+	// the data, by the kernel's coarser clock, lies before it.
+	var closed time.Time
+	closed.UnmarshalText(readOr(dir, "updatedat", st.UpdatedAt))
+	if closed.After(st.UpdatedAt) {
+		st.UpdatedAt = closed
+	}
 	if total, err := os.ReadFile(filepath.Join(dir, "total")); err == nil {
 		st.Total, _ = strconv.ParseInt(strings.TrimSpace(string(total)), 10, 64)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"slipway/internal/logline"
+	"slipway/runtime/cgroup"
 )
 
 // adjustSelf gives the process the OOM score and the cgroup of the
@@ -29,39 +30,45 @@ func adjustSelf(c *Config) error {
 	if c.Cgroup.Path == "" {
 		return nil
 	}
-	if err := joinCgroup("/sys/fs/cgroup", c.Cgroup.Path); err != nil {
+	if err := joinCgroup(os.Getpid(), "/sys/fs/cgroup", c.Cgroup.Path); err != nil {
 		return fmt.Errorf("cgroup %s: %w", c.Cgroup.Path, err)
 	}
 	return nil
 }
 
-// joinCgroup moves the process into a cgroup, which it makes: into that of the
+// joinCgroup moves a process into a cgroup, which it makes: into that of the
 // unified hierarchy, or into that of each controller's.
-func joinCgroup(root, path string) error {
+func joinCgroup(pid int, root, path string) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(root, &fs); err != nil {
 		return &os.PathError{Op: "statfs", Path: root, Err: err}
 	}
-	hierarchies := []string{root}
-	if fs.Type != unix.CGROUP2_SUPER_MAGIC {
-		var err error
-		if hierarchies, err = filepath.Glob(filepath.Join(root, "*", "cgroup.procs")); err != nil {
-			return err
-		}
-		for i, h := range hierarchies {
-			hierarchies[i] = filepath.Dir(h)
-		}
-	}
-	for _, h := range hierarchies {
-		dir := filepath.Join(h, filepath.Join("/", path))
+	if fs.Type == unix.CGROUP2_SUPER_MAGIC {
+		dir := filepath.Join(root, filepath.Join("/", path))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(os.Getpid())), 0); err != nil {
+		return enterCgroup(pid, dir)
+	}
+	hierarchies, err := filepath.Glob(filepath.Join(root, "*", "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	for _, h := range hierarchies {
+		h = filepath.Dir(h)
+		dir := filepath.Join(h, filepath.Join("/", path))
+		if err := cgroup.MakeV1(filepath.Base(h), dir); err != nil {
+			return err
+		}
+		if err := enterCgroup(pid, dir); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func enterCgroup(pid int, dir string) error {
+	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
 }
 
 // level is that of the log; the shims log as much.

@@ -16,13 +16,13 @@ import (
 )
 
 // Retire ends a shim whose container has been deleted, and removes its
-// bundle. It is off the list first, or its end would be taken for a loss.
+// bundle. It is off the list first, or its end would be taken for a loss. If
+// somebody else removes the shim already, it waits for that.
 func (x *Shims) Retire(ctx context.Context, s *Shim, shutdown func(context.Context, *Shim) error) error {
 	if !x.take(s) {
-		_, err := x.AwaitBurial(ctx, s)
-		return err
+		return x.awaitRemoval(ctx, s)
 	}
-	defer x.free(s.b)
+	defer x.removed(s)
 	if err := shutdown(ctx, s); err != nil {
 		x.log.Warn(x.kind+": shut down shim", "namespace", s.b.ns, "id", s.b.id, "error", err)
 		x.endShim(s.b)
@@ -35,10 +35,9 @@ func (x *Shims) Retire(ctx context.Context, s *Shim, shutdown func(context.Conte
 // Abandon gets rid of a shim that was started in vain and of all it did.
 func (x *Shims) Abandon(ctx context.Context, s *Shim) error {
 	if !x.take(s) {
-		_, err := x.AwaitBurial(ctx, s)
-		return err
+		return x.awaitRemoval(ctx, s)
 	}
-	defer x.free(s.b)
+	defer x.removed(s)
 	x.clean(ctx, s.b, s.firstProcess())
 	s.close()
 	return s.b.remove()
@@ -49,30 +48,48 @@ func (x *Shims) bury(s *Shim) {
 	if !x.take(s) {
 		return
 	}
-	defer x.free(s.b)
-	defer close(s.buried)
+	defer x.removed(s)
 	log := x.log.With("namespace", s.b.ns, "id", s.b.id)
 	log.Warn(x.kind + ": the shim has died, cleaning up")
-	s.exit = x.clean(context.Background(), s.b, s.firstProcess())
+	exit := x.clean(context.Background(), s.b, s.firstProcess())
+	s.exit = &exit
 	s.close()
 	if err := s.b.remove(); err != nil {
 		log.Error(x.kind+": remove bundle of dead shim", "error", err)
 	}
 	s.removeFIFOs()
-	x.lost(s.b.ns, s.b.id, s.exit)
+	x.lost(s.b.ns, s.b.id, exit)
 }
 
-// AwaitBurial waits until nothing is left of a shim that died, and returns
-// how its container ended.
-func (x *Shims) AwaitBurial(ctx context.Context, s *Shim) (Exit, error) {
+// removed ends the removal of a shim that was taken: its name is free before
+// those who wait for it go on.
+func (x *Shims) removed(s *Shim) {
+	x.free(s.b)
+	close(s.removed)
+}
+
+func (x *Shims) awaitRemoval(ctx context.Context, s *Shim) error {
 	select {
-	case <-s.buried:
-		return s.exit, nil
+	case <-s.removed:
+		return nil
 	case <-x.done:
-		return Exit{}, fmt.Errorf("%s %s: the daemon stops: %w", x.kind, s.b.id, errdefs.ErrUnavailable)
+		return fmt.Errorf("%s %s: the daemon stops: %w", x.kind, s.b.id, errdefs.ErrUnavailable)
 	case <-ctx.Done():
-		return Exit{}, fmt.Errorf("%s %s: %w", x.kind, s.b.id, ctx.Err())
+		return fmt.Errorf("%s %s: %w", x.kind, s.b.id, ctx.Err())
 	}
+}
+
+// AwaitBurial waits until nothing is left of a shim whose connection has
+// ended, and returns how its container ended. If it did not die, but was
+// deleted by another call, the error is errdefs.ErrNotFound.
+func (x *Shims) AwaitBurial(ctx context.Context, s *Shim) (Exit, error) {
+	if err := x.awaitRemoval(ctx, s); err != nil {
+		return Exit{}, err
+	}
+	if s.exit == nil {
+		return Exit{}, fmt.Errorf("%s %s was deleted: %w", x.kind, s.b.id, errdefs.ErrNotFound)
+	}
+	return *s.exit, nil
 }
 
 // clean ends what is left of a shim's container: the shim itself, what its

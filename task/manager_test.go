@@ -157,6 +157,81 @@ func TestLifeOfATask(t *testing.T) {
 	}
 }
 
+func TestOfManyDeletesOneDeletes(t *testing.T) {
+	h := newHost(t)
+	m := h.open(t)
+	for i := range 4 {
+		id := fmt.Sprint("c", i)
+		h.running(t, m, id, shimtest.Options{})
+		if err := m.Kill(t.Context(), ns, id, "", uint32(syscall.SIGKILL), true); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Wait(t.Context(), ns, id, ""); err != nil {
+			t.Fatal(err)
+		}
+		errs := make(chan error)
+		for range 8 {
+			go func() {
+				_, err := m.Delete(t.Context(), ns, id)
+				if err == nil {
+					_, err = m.Get(t.Context(), ns, id, "")
+					err = fmt.Errorf("deleted, and then: %w", err)
+				}
+				errs <- err
+			}()
+		}
+		deleted := 0
+		for range 8 {
+			err := <-errs
+			if !errdefs.IsNotFound(err) {
+				t.Error(err)
+			}
+			if strings.HasPrefix(err.Error(), "deleted") {
+				deleted++
+			}
+		}
+		if deleted != 1 {
+			t.Errorf("%d deletes of one task succeed", deleted)
+		}
+	}
+	h.checkEmpty(t)
+}
+
+// Whoever asked a shim in vain, because another call ends it, learns that the
+// task is gone when it is.
+func TestRemovalEndsWaits(t *testing.T) {
+	h := newHost(t)
+	m := h.open(t)
+	h.running(t, m, "c", shimtest.Options{})
+	s, err := m.shims.Get(ns, "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := make(chan error)
+	err = m.shims.Retire(t.Context(), s, func(ctx context.Context, s *Shim) error {
+		go func() {
+			_, err := m.shims.AwaitBurial(t.Context(), s)
+			waits <- err
+		}()
+		go func() { waits <- m.shims.Retire(t.Context(), s, m.shutdown) }()
+		if _, err := m.Create(ctx, ns, "c", CreateOpts{}); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("create while the old task is removed: %v", err)
+		}
+		return errors.New("it is ended by force")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := <-waits; err != nil && (!errdefs.IsNotFound(err) || err.Error() != "task c was deleted: not found") {
+			t.Error(err)
+		}
+	}
+	if _, err := m.Create(t.Context(), ns, "c", CreateOpts{}); err != nil {
+		t.Errorf("the name is not free: %v", err)
+	}
+}
+
 func checkRunning(t *testing.T, m *Manager) {
 	t.Helper()
 	st, err := m.Get(t.Context(), ns, "c", "")

@@ -25,8 +25,8 @@ type Shim struct {
 	conn     conn
 	log      *logPipe      // nil if attached
 	gone     chan struct{} // closed when the connection has ended
-	buried   chan struct{} // closed after the remains of a lost shim are gone; exit is set then
-	exit     Exit
+	removed  chan struct{} // closed after all of it is gone and its name is free
+	exit     *Exit         // of the container of a shim that died, set before that
 
 	mu      sync.Mutex
 	first   process // of the container, zero if it is not known
@@ -176,7 +176,7 @@ func (x *Shims) connect(ctx context.Context, b bundle, e Endpoint) (*Shim, error
 	defer cancel()
 	s := &Shim{
 		kind: x.kind, b: b, endpoint: e, attached: b.read(fileSandbox) != "",
-		gone: make(chan struct{}), buried: make(chan struct{}),
+		gone: make(chan struct{}), removed: make(chan struct{}),
 	}
 	c, err := dial(ctx, e, sync.OnceFunc(func() { close(s.gone) }))
 	if err != nil {

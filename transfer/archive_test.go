@@ -215,8 +215,8 @@ func TestNamesOfImportedImages(t *testing.T) {
 		want  []string // prefixes
 	}{
 		"full name":            {"", []Reference{{Name: "p", IsPrefix: true, AllowOverwrite: true}}, []string{"docker.io/library/busybox:latest"}},
-		"digest too":           {"", []Reference{{Name: "p", IsPrefix: true, AllowOverwrite: true, AddDigest: true}}, []string{"docker.io/library/busybox:latest", "p@sha256:"}},
-		"no digest to a name":  {"", []Reference{{Name: "p", IsPrefix: true, AllowOverwrite: true, AddDigest: true, SkipNamedDigest: true}}, []string{"docker.io/library/busybox:latest"}},
+		"digest too":           {"", []Reference{{Name: "p", IsPrefix: true, AllowOverwrite: true, AddDigest: true}}, []string{"docker.io/library/busybox:latest", "p@sha256:", "p@sha256:"}}, // of the image and of the index
+		"no digest to a name":  {"", []Reference{{Name: "p", IsPrefix: true, AllowOverwrite: true, AddDigest: true, SkipNamedDigest: true}}, []string{"docker.io/library/busybox:latest", "p@sha256:"}},
 		"index":                {"whole", []Reference{{Name: "p", IsPrefix: true, AllowOverwrite: true}}, []string{"docker.io/library/busybox:latest", "whole"}},
 		"index under two":      {"whole", []Reference{{Name: "other"}}, []string{"other", "whole"}},
 		"no name is an error":  {"", nil, nil},
@@ -235,6 +235,31 @@ func TestNamesOfImportedImages(t *testing.T) {
 				t.Errorf("names %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// Names that an archive gives beside that of the whole go with it.
+func TestNamesOfAnArchiveLiveAsLongAsItsIndex(t *testing.T) {
+	w, _ := pulled(t)
+	var plain bytes.Buffer
+	if err := w.Export(t.Context(), scope, &plain, ExportOpts{Images: []string{"docker.io/library/busybox:latest"}}, silent); err != nil {
+		t.Fatal(err)
+	}
+	other := newWorld(t)
+	opts := importOpts(Reference{Name: "p", IsPrefix: true, AllowOverwrite: true, AddDigest: true})
+	opts.Store.Name, opts.Store.Unpacks = "whole", nil
+	if err := other.Import(t.Context(), scope, &plain, opts, silent); err != nil {
+		t.Fatal(err)
+	}
+	const want = "docker.io/library/busybox:latest p@"
+	if other.clean(t); !strings.HasPrefix(other.names(t), want) || !strings.HasSuffix(other.names(t), " whole") {
+		t.Fatalf("names after a collection: %s", other.names(t))
+	}
+	if err := other.DB.Images(scope).Delete(t.Context(), "whole", nil); err != nil {
+		t.Fatal(err)
+	}
+	if other.clean(t); other.names(t) != "" {
+		t.Errorf("names without the index: %s", other.names(t))
 	}
 }
 

@@ -28,7 +28,8 @@ type Reference struct {
 	AllowOverwrite bool
 	// AddDigest adds <Name>@<digest>.
 	AddDigest bool
-	// SkipNamedDigest adds no digest name to an image that has a name.
+	// SkipNamedDigest adds no digest name to an image of an archive that has a
+	// name.
 	SkipNamedDigest bool
 }
 
@@ -37,33 +38,43 @@ func (o StoreOpts) image(name string, desc ocispec.Descriptor) meta.Image {
 	return meta.Image{Name: name, Target: desc, Labels: o.Labels}
 }
 
+// further gives what desc is stored as under one more name. If the whole has a
+// name, this one lives as long as that: it expires at once and is kept by a back
+// reference.
+func (o StoreOpts) further(name string, desc ocispec.Descriptor) meta.Image {
+	img := o.image(name, desc)
+	if o.Name == "" || o.Name == name {
+		return img
+	}
+	img.Labels = maps.Clone(o.Labels)
+	if img.Labels == nil {
+		img.Labels = map[string]string{}
+	}
+	img.Labels["containerd.io/gc.bref.image"] = o.Name
+	img.Labels["containerd.io/gc.expire"] = time.Now().UTC().Format(time.RFC3339)
+	return img
+}
+
 // names gives the images to record for desc, which is the whole of what was
-// transferred. A further name of one that has a name lives as long as that:
-// it expires at once and is kept by a back reference.
+// transferred. Of a prefix it takes the digest name only: the rest is made of
+// the names in an archive.
 func (o StoreOpts) names(desc ocispec.Descriptor) (all []meta.Image) {
 	if o.Name != "" {
 		all = append(all, o.image(o.Name, desc))
 	}
 	for _, ref := range o.References {
-		if ref.IsPrefix {
-			continue
+		switch {
+		case ref.AddDigest:
+			all = append(all, o.further(digestName(ref, desc), desc))
+		case !ref.IsPrefix:
+			all = append(all, o.further(ref.Name, desc))
 		}
-		name := ref.Name
-		if ref.AddDigest {
-			name += "@" + desc.Digest.String()
-		}
-		img := o.image(name, desc)
-		if o.Name != "" && o.Name != name {
-			img.Labels = maps.Clone(o.Labels)
-			if img.Labels == nil {
-				img.Labels = map[string]string{}
-			}
-			img.Labels["containerd.io/gc.bref.image"] = o.Name
-			img.Labels["containerd.io/gc.expire"] = time.Now().UTC().Format(time.RFC3339)
-		}
-		all = append(all, img)
 	}
 	return all
+}
+
+func digestName(ref Reference, desc ocispec.Descriptor) string {
+	return ref.Name + "@" + desc.Digest.String()
 }
 
 // archived gives the images to record for one that an archive lists.
@@ -74,10 +85,10 @@ func (o StoreOpts) archived(desc ocispec.Descriptor) (all []meta.Image) {
 		}
 		name := archive.Name(desc.Annotations, ref.Name, !ref.AllowOverwrite)
 		if name != "" {
-			all = append(all, o.image(name, desc))
+			all = append(all, o.further(name, desc))
 		}
 		if ref.AddDigest && (name == "" || !ref.SkipNamedDigest) {
-			all = append(all, o.image(ref.Name+"@"+desc.Digest.String(), desc))
+			all = append(all, o.further(digestName(ref, desc), desc))
 		}
 	}
 	return all
@@ -88,7 +99,7 @@ func (o StoreOpts) byDigest(list []ocispec.Descriptor) (all []meta.Image) {
 	for _, ref := range o.References {
 		if ref.IsPrefix && ref.AllowOverwrite {
 			for _, desc := range list {
-				all = append(all, o.image(ref.Name+"@"+desc.Digest.String(), desc))
+				all = append(all, o.image(digestName(ref, desc), desc))
 			}
 			break
 		}

@@ -103,8 +103,15 @@ func committed(t *testing.T, s content.Store) {
 func resumed(t *testing.T, s content.Store) {
 	w := writer(t, s, content.WriterOpts{Ref: "r", Total: 10})
 	write(t, w, "hello")
+	before, err := w.Status()
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.Close()
 	st, err := s.Status(t.Context(), "r")
+	if err != nil || !st.UpdatedAt.Equal(before.UpdatedAt) || !st.StartedAt.Equal(before.StartedAt) {
+		t.Errorf("status %+v after closing, %+v before: %v", st, before, err)
+	}
 	if err != nil || st.Offset != 5 || st.Total != 10 || st.Ref != "r" {
 		t.Fatalf("Status = %+v, %v", st, err)
 	}

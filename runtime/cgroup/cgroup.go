@@ -201,13 +201,10 @@ func (m *Manager) make() error {
 			continue // it is systemd's own
 		}
 		var err error
-		switch {
-		case m.v2:
+		if m.v2 {
 			err = m.makeV2(dir)
-		case name == "cpuset":
-			err = makeCpuset(dir)
-		default:
-			err = makeDir(dir)
+		} else {
+			err = MakeV1(name, dir)
 		}
 		if err != nil && m.forgives(err) || err != nil && name == unified && !m.v2 {
 			delete(m.dirs, name)

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -107,6 +108,15 @@ func readKeys(dir, file string) (map[string]uint64, error) {
 		}
 	}
 	return out, nil
+}
+
+// MakeV1 makes a group of version 1, and those above it, that a process can
+// join. The controllers of its hierarchy are separated by commas.
+func MakeV1(controllers, dir string) error {
+	if slices.Contains(strings.Split(controllers, ","), "cpuset") {
+		return makeCpuset(dir)
+	}
+	return makeDir(dir)
 }
 
 // makeDir makes a group and those above it.
