@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	goruntime "runtime"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -52,15 +51,13 @@ func cloneTreeOf(pid int, path string, recursive bool) (tree *os.File, err error
 		return nil, err
 	}
 	defer ns.Close()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		goruntime.LockOSThread() // never unlocked: the thread is in another namespace
-		if err = linux.EnterMountNamespace(ns); err == nil {
-			tree, err = cloneTree(path, recursive)
+	err = linux.OnOwnThread(func() (err error) {
+		if err := linux.EnterMountNamespace(ns); err != nil {
+			return err
 		}
-	}()
-	<-done
+		tree, err = cloneTree(path, recursive)
+		return err
+	})
 	return tree, err
 }
 
