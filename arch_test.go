@@ -16,7 +16,7 @@ import (
 // missing here fails the test. A trailing /... covers a tree.
 var layers = [][]string{
 	{"internal/...", "linux"},
-	{"content/...", "snapshot/...", "event", "oci/...", "cni", "runtime/cgroup", "runtime/criu", "runtime/hook", "runtime/netdev", "runtime/rdt", "runtime/seccomp", "runtime/protocol"},
+	{"content/...", "snapshot/...", "event", "oci/...", "cni", "runtime/cgroup", "runtime/criu", "runtime/hook", "runtime/mempolicy", "runtime/netdev", "runtime/rdt", "runtime/seccomp", "runtime/protocol"},
 	{"image", "runtime/rootfs"},
 	{"registry/...", "diff", "policy", "runtime/features", "runtime/init"},
 	{"meta", "image/archive", "image/convert", "image/fsck", "runtime/..."},

@@ -99,10 +99,32 @@ func SetMountAttr(f *os.File, recursive bool, attr unix.MountAttr) error {
 	return pathError("mount_setattr", f.Name(), unix.MountSetattr(int(f.Fd()), "", flags, &attr))
 }
 
+// EnterMountNamespace joins a mount namespace. The thread shares its root and
+// working directory with no other after that, and must not be used for anything
+// else.
+func EnterMountNamespace(ns *os.File) error {
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return callError("unshare", err)
+	}
+	return pathError("setns", ns.Name(), unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS))
+}
+
 // PivotRoot is pivot_root(2) with both arguments the current directory: the
 // old root ends up mounted over the new one.
 func PivotRoot() error {
 	return pathError("pivot_root", ".", unix.PivotRoot(".", "."))
+}
+
+// MountID is the number of the mount that name is in. Linux 5.8.
+func MountID(name string) (uint64, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, name, 0, unix.STATX_MNT_ID, &st); err != nil {
+		return 0, pathError("statx", name, err)
+	}
+	if st.Mask&unix.STATX_MNT_ID == 0 {
+		return 0, pathError("mount id of", name, unix.ENOSYS)
+	}
+	return st.Mnt_id, nil
 }
 
 // MountFlags are the MS_ flags of the mount behind f as statfs tells them.
@@ -116,6 +138,9 @@ func MountFlags(f *os.File) (uintptr, error) {
 		if st.Flags&m.st != 0 {
 			flags |= m.ms
 		}
+	}
+	if flags&(unix.MS_NOATIME|unix.MS_RELATIME) == 0 {
+		flags |= unix.MS_STRICTATIME // has no flag of its own
 	}
 	return flags, nil
 }

@@ -33,6 +33,10 @@ type creation struct {
 	rdt    *rdt.Group
 	launch launch
 	hooked bool // hooks have run: poststop ones are due
+
+	// rootMount is the mount that the root is in before the init makes its own
+	// in a mount namespace that is shared with the host; 0 if it makes none.
+	rootMount uint64
 }
 
 // Create makes the container of config and leaves its init waiting for Start.
@@ -42,6 +46,9 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 		return nil, err
 	}
 	n := &creation{Config: config, ctx: ctx}
+	if findNamespace(n.Spec, specs.MountNamespace) == nil && len(n.Spec.Mounts) > 0 {
+		n.rootMount, _ = linux.MountID(rootfsPath(&config)) // before Linux 5.8 mounts of a failed Create stay
+	}
 	if err := n.claim(); err != nil {
 		return nil, err
 	}
@@ -210,7 +217,13 @@ func (n *creation) fill() error {
 	if n.Rootfs != nil {
 		l.add(protocol.FileRootfs, n.Rootfs)
 	}
-	return l.setSeccomp(s.Linux.Seccomp)
+	if err := l.setSeccomp(s.Linux.Seccomp); err != nil {
+		return err
+	}
+	if n.Log != nil && l.init.Seccomp != nil {
+		n.Log.Debug(fmt.Sprintf("seccomp filter flags: %d", l.init.Seccomp.LoadFlags()))
+	}
+	return nil
 }
 
 // ready runs while the first process of the container stands between fork and
@@ -244,10 +257,7 @@ func (n *creation) prepared(pid int) error {
 	if err := n.rdt.Join(pid); err != nil {
 		return err
 	}
-	if err := n.moveDevices(pid); err != nil {
-		return err
-	}
-	return n.launch.addMounts(n.Spec, pid)
+	return n.moveDevices(pid)
 }
 
 // moveDevices moves network devices of the host to the init.
@@ -292,12 +302,24 @@ func (n *creation) undo() error {
 	if n.rdt != nil {
 		errs = append(errs, n.rdt.Delete())
 	}
+	if n.rootMount != 0 {
+		errs = append(errs, n.unmountRoot())
+	}
 	if n.hooked {
 		state := n.c.specState(0)
 		state.Status = specs.StateStopped
 		errs = append(errs, hook.Run(context.WithoutCancel(n.ctx), "poststop", n.Spec.Hooks.Poststop, n.Bundle, state, n.Wait))
 	}
 	return errors.Join(append(errs, os.RemoveAll(n.c.dir))...)
+}
+
+// unmountRoot removes what the init has mounted at the root and below.
+func (n *creation) unmountRoot() error {
+	root := rootfsPath(&n.Config)
+	if now, err := linux.MountID(root); err != nil || now == n.rootMount {
+		return err
+	}
+	return linux.Unmount(root, unix.MNT_DETACH)
 }
 
 // unitProperties are the annotations that name properties of systemd's unit.

@@ -221,6 +221,8 @@ func (l *launch) converse(p *Process) error {
 				return err
 			}
 			err = l.conn.Send(protocol.Message{Kind: protocol.Resume})
+		case protocol.Mount:
+			err = l.sendTree(p.Pid, m.Index)
 		case protocol.Console:
 			err = l.takeConsole(p, files[0])
 		case protocol.Notify:
@@ -298,7 +300,7 @@ func (l *launch) sendListener(pid int, listener *os.File) error {
 	}
 	socket, err := linux.Connect(l.filter.ListenerPath)
 	if err != nil {
-		return fmt.Errorf("seccomp listener: %w", err)
+		return fmt.Errorf("failed to connect with seccomp agent: %w", err)
 	}
 	defer socket.Close()
 	return linux.Send(socket, data, listener)

@@ -441,6 +441,12 @@ func (c *Container) Resume(ctx context.Context) error {
 	return group.Thaw()
 }
 
+// UpdateRdt changes the schemas of c's class of service (Intel RDT) that are
+// not empty.
+func (c *Container) UpdateRdt(l3, bandwidth string) error {
+	return rdt.Load(c.record.IntelRdtPath, c.id).Change(rdt.MountPoint, l3, bandwidth)
+}
+
 // Update sets resource limits.
 func (c *Container) Update(ctx context.Context, resources *specs.LinuxResources) error {
 	status, err := c.Status()

@@ -15,58 +15,59 @@ import (
 	"slipway/runtime/rootfs"
 )
 
-// addMounts makes the bind mounts of s that the init has no right to: those
-// with mapped owners, and all if it is in another user namespace, whose root
-// may be unable to reach the sources. They are detached, and get their flags
-// from the init.
-func (l *launch) addMounts(s *specs.Spec, pid int) error {
-	user := findNamespace(s, specs.UserNamespace) != nil
-	for i := range s.Mounts {
-		m := &s.Mounts[i]
-		bind, recursive := rootfs.IsBind(m.Type, m.Options)
-		mapped, all := rootfs.IsMapped(m.Options)
-		mapped = mapped || len(m.UIDMappings) > 0
-		if !mapped && (!bind || !user || os.Geteuid() != 0) {
-			continue
-		}
-		if !bind {
-			return fmt.Errorf("mount %s: only bind mounts can have mapped owners", m.Destination)
-		}
-		tree, err := cloneTree(m.Source, recursive)
-		if errors.Is(err, unix.ENOSYS) && !mapped {
-			return nil // before Linux 5.2 the init tries by path
-		}
-		if err != nil {
-			return fmt.Errorf("mount %s: %w", m.Destination, err)
-		}
-		l.add(fmt.Sprint(protocol.FileMount, i), tree)
-		if !mapped {
-			continue
-		}
+// sendTree answers the init, which asks for a bind mount that it has no right
+// to make: one with mapped owners, or one whose source the root of its user
+// namespace cannot reach. It is detached, and gets its flags from the init.
+func (l *launch) sendTree(pid, index int) error {
+	if index < 0 || index >= len(l.init.Spec.Mounts) {
+		return fmt.Errorf("init asks for mount %d of %d", index, len(l.init.Spec.Mounts))
+	}
+	m := &l.init.Spec.Mounts[index]
+	_, recursive := rootfs.IsBind(m.Type, m.Options)
+	mapped, all := rootfs.IsMapped(m.Options)
+	mapped = mapped || len(m.UIDMappings) > 0
+	tree, err := cloneTreeOf(pid, m.Source, recursive)
+	if errors.Is(err, unix.ENOSYS) && !mapped { // before Linux 5.2 the init tries by path
+		return l.conn.Send(protocol.Message{Kind: protocol.Tree})
+	}
+	if err != nil {
+		return fmt.Errorf("mount %s: %w", m.Destination, err)
+	}
+	defer tree.Close()
+	if mapped {
 		if err := mapTree(tree, m, pid, all); err != nil {
 			return fmt.Errorf("idmapped mount %s: %w", m.Destination, err)
 		}
 	}
-	return nil
+	return l.conn.Send(protocol.Message{Kind: protocol.Tree}, tree)
 }
 
-// cloneTree is a detached copy of what is at path. What is mounted in the
-// container must not appear on the host, so the copy is a slave.
+// cloneTreeOf is a detached copy of what is at path for a process: earlier
+// mounts of its container are there, and flags that a user namespace may not
+// clear are locked.
+func cloneTreeOf(pid int, path string, recursive bool) (tree *os.File, err error) {
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", pid))
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	err = linux.OnOwnThread(func() (err error) {
+		if err := linux.EnterMountNamespace(ns); err != nil {
+			return err
+		}
+		tree, err = cloneTree(path, recursive)
+		return err
+	})
+	return tree, err
+}
+
+// cloneTree is a detached copy of what is at path.
 func cloneTree(path string, recursive bool) (*os.File, error) {
 	flags := uint(unix.OPEN_TREE_CLONE)
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	tree, err := linux.OpenTree(unix.AT_FDCWD, path, flags)
-	if err != nil {
-		return nil, err
-	}
-	err = linux.SetMountAttr(tree, true, unix.MountAttr{Propagation: unix.MS_SLAVE})
-	if err != nil {
-		tree.Close()
-		return nil, err
-	}
-	return tree, nil
+	return linux.OpenTree(unix.AT_FDCWD, path, flags)
 }
 
 // mapTree maps the owners in tree: by the mappings of m or, without, those of

@@ -3,15 +3,19 @@
 package runtime
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	goruntime "runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -463,6 +467,63 @@ func TestWithoutAMountNamespace(t *testing.T) {
 	}
 	if out, _, err := execute(t, c, nil, "cat", "/mark"); err != nil || out != "inside" {
 		t.Errorf("printed %q, %v", out, err)
+	}
+}
+
+func TestHooksInTheContainerRunAsItsProcess(t *testing.T) {
+	b := newBox(t, "grep -E 'Seccomp:|CapEff|CapBnd' /proc/self/status; cat /log")
+	b.spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{
+		"sh", "-c", "/bin/grep -E 'Seccomp:|CapEff|CapBnd' /proc/self/status > /log; echo /proc/self/fd/* >> /log",
+	}}}}
+	b.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{
+		{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno},
+	}}
+	for _, nnp := range []bool{true, false} {
+		b.spec.Process.NoNewPrivileges = nnp
+		out, status, err := b.run(func(c *Config) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Close()
+			c.ExtraFiles = []*os.File{w}
+			t.Cleanup(func() { w.Close() })
+		})
+		lines := strings.Split(out, "\n")
+		if err != nil || status != 0 || len(lines) != 7 {
+			t.Fatalf("%q, %d, %v", out, status, err)
+		}
+		if !slices.Equal(lines[:3], lines[3:6]) || !strings.Contains(out, "Seccomp:\t2") {
+			t.Errorf("process and hook have %q", lines)
+		}
+		if files := lines[6]; files != "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3" { // 3 reads the directory
+			t.Errorf("the hook has %s", files)
+		}
+	}
+}
+
+func TestFlagsOfTheFilterAreLogged(t *testing.T) {
+	b := newBox(t, "true")
+	b.spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog}}
+	var log bytes.Buffer
+	_, status, err := b.run(func(c *Config) {
+		c.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	})
+	if err != nil || status != 0 || !strings.Contains(log.String(), `"seccomp filter flags: 2"`) {
+		t.Errorf("%d, %v, %q", status, err, log.String())
+	}
+}
+
+func TestADeadlineNeedsAllProcessors(t *testing.T) {
+	if goruntime.NumCPU() < 2 {
+		t.Skip("needs two processors")
+	}
+	b := newBox(t, "true")
+	ms := uint64(1000000)
+	b.spec.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedDeadline, Runtime: ms, Deadline: 10 * ms, Period: 10 * ms}
+	b.spec.Linux.Resources = &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "0"}}
+	if _, _, err := b.create(nil); err == nil || !strings.Contains(err.Error(), "can't be used together with AllowedCPUs 0") {
+		t.Errorf("error is %v", err)
 	}
 }
 

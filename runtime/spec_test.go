@@ -170,6 +170,58 @@ func TestSpec(t *testing.T) {
 			b.mount("/t", "tmpfs", "tmpfs", "ro")
 			b.mount("/t/in", "bind", b.host(), "bind")
 		}},
+		{"tmpfs has the mode of the directory that it covers", "stat -c %a /t /new", "2710\n1777", func(b *box) {
+			b.file("t/x", "", 0o644)
+			if err := os.Chmod(filepath.Join(b.bundle, "rootfs/t"), 0o710|os.ModeSetgid); err != nil {
+				b.t.Fatal(err)
+			}
+			b.mount("/t", "tmpfs", "tmpfs")
+			b.mount("/new", "tmpfs", "tmpfs")
+		}},
+		{"mode of a tmpfs", "stat -c %a /tmp", "1500", func(b *box) { b.mount("/tmp", "tmpfs", "tmpfs", "mode=1500") }},
+		{"masked directories are of one file system", "stat -c %d /a /b | busybox uniq | busybox wc -l; grep -c ' /[abf] ' /proc/self/mounts; touch /b/x 2>/dev/null || echo ro", "1\n3\nro", func(b *box) {
+			for _, name := range []string{"a/x", "b/x", "f"} {
+				b.file(name, "", 0o644)
+			}
+			b.spec.Linux.MaskedPaths = []string{"/a", "/b", "/f", "/a", "/b/", "/f"}
+		}},
+		{"a destination as the host sees it", "cat /data/file", "data", func(b *box) {
+			b.mount(filepath.Join(b.bundle, "rootfs/data"), "bind", b.host(), "bind")
+		}},
+		{"bind what was mounted before", "cat /two/file", "data", func(b *box) {
+			b.mount("/one", "bind", b.host(), "bind")
+			b.mount("/two", "bind", filepath.Join(b.bundle, "rootfs/one"), "bind")
+		}},
+		{"bind what was mounted before in a user namespace", "cat /two/file", "data", func(b *box) {
+			userns(b)
+			dir := b.host()
+			if err := os.Chmod(dir, 0o700); err != nil { // the runtime opens it
+				b.t.Fatal(err)
+			}
+			b.mount("/one", "bind", dir+"/file", "bind")
+			b.mount("/three", "bind", dir, "bind")
+			b.spec.Process.Args[2] = "cat /two/file 2>/dev/null || cat /two"
+			b.mount("/two", "bind", filepath.Join(b.bundle, "rootfs/one"), "bind")
+		}},
+		{"idmapped from what was mounted before", "stat -c %u /two/file", "7", func(b *box) {
+			userns(b)
+			dir := b.host()
+			os.Chown(dir+"/file", 7, 8)
+			b.mount("/one", "bind", dir, "bind")
+			b.mount("/two", "bind", filepath.Join(b.bundle, "rootfs/one"), "bind", "idmap")
+			b.needIdmap(dir)
+		}},
+		{"bind without flags keeps all", bindScript, "ro,nosuid,noexec,noatime", func(b *box) { b.mount("/data", "bind", b.locked(), "bind") }},
+		{"bind with flags has those only", bindScript, "rw,nodev,noatime", func(b *box) { b.mount("/data", "bind", b.locked(), "bind", "nodev") }},
+		{"bind with a cleared flag has no other", bindScript, "rw,noatime", func(b *box) { b.mount("/data", "bind", b.locked(), "bind", "dev") }},
+		{"bind with access times", bindScript, "rw,relatime", func(b *box) { b.mount("/data", "bind", b.locked(), "bind", "relatime") }},
+		{"a user namespace keeps flags of the host", bindScript, "ro,nosuid,nodev,noexec,noatime", func(b *box) {
+			userns(b)
+			b.mount("/data", "bind", b.locked(), "bind", "nodev")
+		}},
+		{"unbindable root", "busybox awk '$5 == \"/\"' /proc/self/mountinfo | grep -c unbindable", "1", func(b *box) {
+			b.spec.Linux.RootfsPropagation = "unbindable"
+		}},
 		{"mount through a dangling link stays inside", "cat /real/file; readlink /link", "data/real", func(b *box) {
 			os.Symlink("/real", filepath.Join(b.bundle, "rootfs/link"))
 			b.mount("/link", "bind", b.host(), "bind")
@@ -214,6 +266,41 @@ func TestSpec(t *testing.T) {
 			}
 			b.want(c.want)
 		})
+	}
+}
+
+// bindScript prints the flags of the mount at /data without those of its file
+// system.
+const bindScript = "busybox sed -n 's|^[^ ]* /data [^ ]* \\([^ ]*\\) .*|\\1|p' /proc/self/mounts | busybox sed 's/,size.*//; s/,inode.*//'"
+
+// locked is a mount of the host with flags.
+func (b *box) locked() string {
+	b.t.Helper()
+	dir := b.host()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NOATIME
+	for _, f := range []uintptr{0, unix.MS_BIND | unix.MS_REMOUNT | flags} {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", f, ""); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	b.t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func TestFlagsOfTheHostCannotBeCleared(t *testing.T) {
+	for _, option := range []string{"rw", "relatime"} {
+		b := newBox(t, "true")
+		userns(b)
+		dir := b.locked()
+		b.mount("/data", "bind", dir, "bind", option)
+		_, _, err := b.run(nil)
+		if err == nil || !strings.Contains(err.Error(), "error mounting") || !strings.Contains(err.Error(), "operation not permitted") {
+			t.Errorf("%s: %v", option, err)
+		}
+		unix.Unmount(dir, unix.MNT_DETACH) // the next one's is at the same place
 	}
 }
 

@@ -13,9 +13,11 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"slipway/linux"
+	"slipway/runtime/mempolicy"
 	"slipway/runtime/netdev"
 	"slipway/runtime/protocol"
 	"slipway/runtime/rdt"
+	"slipway/runtime/rootfs"
 )
 
 func invalid(format string, args ...any) error {
@@ -156,7 +158,7 @@ func checkNamespaces(c *Config) error {
 		return invalid("time namespace offsets need a new time namespace")
 	}
 	masks := len(c.Spec.Linux.MaskedPaths) > 0 || len(c.Spec.Linux.ReadonlyPaths) > 0
-	if masks && !isNew(c.Spec, specs.MountNamespace) {
+	if masks && !seen[specs.MountNamespace] {
 		return invalid("unable to restrict sys entries without a private MNT namespace")
 	}
 	return nil
@@ -176,9 +178,6 @@ func checkMappings(c *Config) error {
 }
 
 func checkMounts(c *Config) error {
-	if len(c.Spec.Mounts) > 0 && !isNew(c.Spec, specs.MountNamespace) {
-		return invalid("mounts need a new mount namespace")
-	}
 	for i := range c.Spec.Mounts {
 		m := &c.Spec.Mounts[i]
 		if m.Destination == "" {
@@ -189,6 +188,11 @@ func checkMounts(c *Config) error {
 		}
 		if (len(m.UIDMappings) == 0) != (len(m.GIDMappings) == 0) {
 			return invalid("mount %s: idmapped mounts need both uidMappings and gidMappings", m.Destination)
+		}
+		bind, _ := rootfs.IsBind(m.Type, m.Options)
+		mapped, _ := rootfs.IsMapped(m.Options)
+		if (mapped || len(m.UIDMappings) > 0) && !bind {
+			return invalid("mount %s: only bind mounts can have mapped owners", m.Destination)
 		}
 	}
 	return nil
@@ -248,12 +252,17 @@ func isOwn(ns *specs.LinuxNamespace, kind specs.LinuxNamespaceType) bool {
 	return true
 }
 
-// checkDevices checks what the container wants of the host's processor and
-// network devices.
+// checkDevices checks what the container wants of the host's processor, memory
+// and network devices.
 func checkDevices(c *Config) error {
 	l := c.Spec.Linux
 	if err := rdt.Check(l.IntelRdt); err != nil {
 		return err
+	}
+	if l.MemoryPolicy != nil {
+		if _, _, err := mempolicy.Parse(l.MemoryPolicy); err != nil {
+			return err
+		}
 	}
 	if ns := findNamespace(c.Spec, specs.NetworkNamespace); len(l.NetDevices) > 0 && (ns == nil || isOwn(ns, specs.NetworkNamespace)) {
 		return invalid("unable to move network devices without a private network namespace")

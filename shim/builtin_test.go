@@ -254,6 +254,25 @@ func TestHooksOfTheHostSeeTheRoot(t *testing.T) {
 	}
 }
 
+func TestAContainerInTheMountNamespaceOfTheHost(t *testing.T) {
+	w := builtinWorld(t)
+	s := newSpec("sh", "-c", "test -e /proc/1/status && exit 7")
+	s["linux"].(spec)["namespaces"] = []spec{{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}}
+	b := w.box(t, "shared", s)
+	b.create(stdio{})
+	if m := w.mounts(); !strings.Contains(m, "shared/rootfs/proc") {
+		t.Errorf("the host has\n%s", m)
+	}
+	b.run("")
+	if status := b.wait(""); status != 7 {
+		t.Errorf("status %d", status)
+	}
+	b.delete("")
+	if m := w.mounts(); m != "" {
+		t.Errorf("mounts are left:\n%s", m)
+	}
+}
+
 func TestDeleteBesideAStoppedShim(t *testing.T) {
 	w := newWorld(t)
 	b := w.box(t, "stuck", newSpec("sleep", "1000"))

@@ -5,6 +5,7 @@ package shim
 import (
 	"errors"
 	"os"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -49,8 +50,15 @@ func giveRootfs(rootfs []mount.Mount, target string, host bool) (*os.File, error
 }
 
 // seesRootfs says whether programs outside of the container expect its root
-// file system at its place in the bundle: hooks of the host do.
+// file system at its place in the bundle: hooks of the host do, and a container
+// in the mount namespace of the host.
 func seesRootfs(s *specs.Spec) bool {
+	private := s.Linux == nil || slices.ContainsFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool {
+		return ns.Type == specs.MountNamespace
+	})
+	if !private {
+		return true
+	}
 	h := s.Hooks
 	return h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.Poststart)+len(h.Poststop) > 0
 }

@@ -22,6 +22,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"slipway/internal/version"
 	"slipway/linux"
 	"slipway/runtime"
 )
@@ -93,10 +94,10 @@ var kinds = []error{
 func withoutKind(err error) string {
 	text := err.Error()
 	for _, kind := range kinds {
-		if kind == errdefs.ErrInvalidArgument && errors.Is(err, unix.EINVAL) {
-			continue // the kernel's word
+		// The same words may be the kernel's, or come from a container's init.
+		if errors.Is(err, kind) && !errors.Is(err, unix.EINVAL) {
+			text = strings.TrimSuffix(text, ": "+kind.Error())
 		}
-		text = strings.TrimSuffix(text, ": "+kind.Error())
 	}
 	return text
 }
@@ -222,7 +223,11 @@ func (a *app) container(id string) (*runtime.Container, error) {
 }
 
 func (a *app) printVersion() error {
-	_, err := fmt.Fprintf(a.stdout, "runc version %s\nspec: %s\ngo: %s\n", releaseVersion, specs.Version, goVersion())
+	commit := ""
+	if version.Revision != "" {
+		commit = "commit: " + version.Revision + "\n"
+	}
+	_, err := fmt.Fprintf(a.stdout, "runc version %s\n%sspec: %s\ngo: %s\n", releaseVersion, commit, specs.Version, goVersion())
 	return err
 }
 

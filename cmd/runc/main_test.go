@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -15,8 +16,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"slipway/internal/version"
 )
 
 // invoke runs a command line and returns its output and status.
@@ -74,6 +78,25 @@ func TestVersion(t *testing.T) {
 	out, _, status := invoke(t, "--version")
 	if status != 0 || !regexp.MustCompile(`^runc version 1\.5\.1\nspec: 1\.3\.0\ngo: go\S+\n$`).MatchString(out) {
 		t.Errorf("%d, %q", status, out)
+	}
+	defer func(old string) { version.Revision = old }(version.Revision)
+	version.Revision = "abc.m"
+	out, _, status = invoke(t, "--version")
+	if status != 0 || !regexp.MustCompile(`^runc version 1\.5\.1\ncommit: abc\.m\nspec: `).MatchString(out) {
+		t.Errorf("with a revision: %d, %q", status, out)
+	}
+}
+
+func TestErrorsKeepTheKernelsWords(t *testing.T) {
+	for want, err := range map[string]error{
+		"no such thing":              fmt.Errorf("no such thing: %w", errdefs.ErrNotFound),
+		"init: mount: not found":     errors.New("init: mount: not found"),
+		"init: at: invalid argument": errors.New("init: at: invalid argument"),
+		"write: invalid argument":    fmt.Errorf("write: %w", unix.EINVAL),
+	} {
+		if got := withoutKind(err); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }
 

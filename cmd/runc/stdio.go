@@ -148,7 +148,11 @@ func (s *stdio) started(p *runtime.Process) error {
 	s.master = p.Console
 	s.ours = append(s.ours, p.Console)
 	s.resize()
-	if err := s.raw(); err != nil {
+	err := plainNewlines(s.master)
+	if err == nil {
+		err = s.raw()
+	}
+	if err != nil {
 		return fmt.Errorf("terminal: %w", err)
 	}
 	go io.Copy(s.master, os.Stdin) // ends with this program
@@ -156,8 +160,19 @@ func (s *stdio) started(p *runtime.Process) error {
 	return nil
 }
 
+// plainNewlines has the process's terminal leave the ends of lines as they are
+// written: the host's adds carriage returns, and a file is to have none.
+func plainNewlines(master *os.File) error {
+	t, err := unix.IoctlGetTermios(int(master.Fd()), unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Oflag &^= unix.ONLCR
+	return unix.IoctlSetTermios(int(master.Fd()), unix.TCSETS, t)
+}
+
 // raw has the process's terminal interpret what is typed, not this one
-// (termios(3), "Raw mode").
+// (termios(3), "Raw mode"). What is printed is this one's.
 func (s *stdio) raw() error {
 	old, err := unix.IoctlGetTermios(int(s.host.Fd()), unix.TCGETS)
 	if err != nil {
@@ -166,7 +181,6 @@ func (s *stdio) raw() error {
 	s.restore = old
 	t := *old
 	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	t.Oflag &^= unix.OPOST
 	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -65,10 +64,8 @@ func update(f *flags) func(*app, []string) error {
 		if *c.values["kernel-memory"] != "" || *c.values["kernel-memory-tcp"] != "" {
 			a.log.Warn("Kernel memory settings are ignored and will be removed")
 		}
-		for _, schema := range []string{"l3-cache-schema", "mem-bw-schema"} {
-			if *c.values[schema] != "" {
-				return fmt.Errorf("update of Intel RDT (--%s): %w", schema, errdefs.ErrNotImplemented)
-			}
+		if err := container.UpdateRdt(*c.values["l3-cache-schema"], *c.values["mem-bw-schema"]); err != nil {
+			return err
 		}
 		return container.Update(background(), r)
 	}

@@ -91,13 +91,16 @@ func parseDevice(d specs.LinuxDeviceCgroup) (deviceRule, error) {
 		return bad("type " + d.Type + " is unknown")
 	}
 	for _, a := range d.Access {
+		if a == 'a' { // means nothing, as with runc
+			continue
+		}
 		i := strings.IndexRune("mrw", a)
 		if i < 0 {
 			return bad("access is made of r, w and m")
 		}
 		r.access |= 1 << i
 	}
-	if d.Access == "" {
+	if r.access == 0 {
 		r.access = accessAll
 	}
 	if r.major < any_ || r.minor < any_ || r.major > math.MaxInt32 || r.minor > math.MaxInt32 {

@@ -157,6 +157,8 @@ func TestDeviceRules(t *testing.T) {
 		{"a block device by default", nil, block, accessRead, 1, 3, false},
 		{"mknod by default", nil, block, accessMknod, 8, 0, true},
 		{"a terminal by default", nil, char, accessRead, 136, 77, true},
+		{"an access that means nothing", []specs.LinuxDeviceCgroup{deny, allowed("b", 8, 0, "ra")}, block, accessRead | accessWrite, 8, 0, false},
+		{"an access beside one that means nothing", []specs.LinuxDeviceCgroup{deny, allowed("b", 8, 0, "ra")}, block, accessRead, 8, 0, true},
 		{"what is allowed", []specs.LinuxDeviceCgroup{deny, allowed("b", 8, 0, "r")}, block, accessRead, 8, 0, true},
 		{"more than is allowed", []specs.LinuxDeviceCgroup{deny, allowed("b", 8, 0, "r")}, block, accessRead | accessWrite, 8, 0, false},
 		{"the sum of two rules", []specs.LinuxDeviceCgroup{deny, allowed("b", 8, 0, "r"), allowed("b", 8, any_, "w")}, block, accessRead | accessWrite, 8, 0, true},

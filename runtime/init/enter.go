@@ -36,7 +36,7 @@ func (c *container) enter() (err error) {
 			return err
 		}
 	}
-	if c.isNew(specs.MountNamespace) {
+	if c.namespace(specs.MountNamespace) != nil || len(c.Spec.Mounts) > 0 {
 		err = c.newRoot()
 	} else {
 		err = c.sharedRoot()
@@ -47,23 +47,31 @@ func (c *container) enter() (err error) {
 	return c.names()
 }
 
-func (c *container) isNew(kind specs.LinuxNamespaceType) bool {
+// namespace is the entry of a kind of namespace; nil if the container shares
+// that of the runtime.
+func (c *container) namespace(kind specs.LinuxNamespaceType) *specs.LinuxNamespace {
 	if c.Spec.Linux == nil {
-		return false
+		return nil
 	}
-	for _, ns := range c.Spec.Linux.Namespaces {
+	for i, ns := range c.Spec.Linux.Namespaces {
 		if ns.Type == kind {
-			return ns.Path == ""
+			return &c.Spec.Linux.Namespaces[i]
 		}
 	}
-	return false
+	return nil
+}
+
+func (c *container) isNew(kind specs.LinuxNamespaceType) bool {
+	ns := c.namespace(kind)
+	return ns != nil && ns.Path == ""
 }
 
 // newRoot makes the root file system and enters it.
 func (c *container) newRoot() error {
 	root, err := rootfs.Prepare(rootfs.Config{
-		Spec: c.Spec, Path: c.Rootfs, Rootfs: c.files[protocol.FileRootfs], Mounts: c.numbered(protocol.FileMount),
+		Spec: c.Spec, Path: c.Rootfs, Rootfs: c.files[protocol.FileRootfs], Tree: c.tree,
 		NewUser: c.NewUser, NewCgroup: c.NewCgroup, Cgroups: c.Cgroups, Unified: c.CgroupUnified, NoPivot: c.NoPivot,
+		Shared: c.namespace(specs.MountNamespace) == nil,
 	})
 	if err != nil {
 		return err
@@ -95,6 +103,19 @@ func (c *container) newRoot() error {
 	return ownNull()
 }
 
+// tree has the runtime make a bind mount: the i-th of the spec. It is nil if
+// the kernel has no detached mounts.
+func (c *container) tree(i int) (*os.File, error) {
+	if err := c.conn.Send(protocol.Message{Kind: protocol.Mount, Index: i}); err != nil {
+		return nil, err
+	}
+	_, files, err := c.conn.Receive()
+	if err != nil || len(files) == 0 {
+		return nil, err
+	}
+	return files[0], nil
+}
+
 // ownNull takes the container's null device in place of the host's as standard
 // stream: a process with a file of a mount that is not in its namespace cannot
 // be checkpointed. What is in the way of that stays as it is.
@@ -119,8 +140,8 @@ func ownNull() error {
 	return nil
 }
 
-// sharedRoot changes to the root in a mount namespace that is not the
-// container's own, where nothing may be mounted.
+// sharedRoot changes to the root in the runtime's mount namespace, where
+// nothing is to be mounted.
 func (c *container) sharedRoot() error {
 	if err := c.hostHooks(); err != nil {
 		return err

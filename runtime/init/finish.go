@@ -22,7 +22,8 @@ import (
 // The filter is the last thing before the exec, so that it need not allow
 // what this program does; but a process that may gain privileges can load one
 // with CAP_SYS_ADMIN only, and so before its final capabilities. A filter with
-// a listener is loaded while the runtime is there to take it.
+// a listener is loaded while the runtime is there to take it. Hooks run as the
+// process will: they are as little trusted, and need a filter that lets them.
 func (c *container) finish(program string) error {
 	p := c.Spec.Process
 	load := c.loadSeccomp
@@ -39,19 +40,14 @@ func (c *container) finish(program string) error {
 		if err := c.wait(); err != nil {
 			return err
 		}
-		if err := c.hooks("startContainer", specs.StateCreated); err != nil {
-			return err
-		}
 	}
-	if err := c.passFiles(); err != nil {
-		return err
-	}
-	if err := c.limits(); err != nil {
-		return err
-	}
-	steps := []func() error{load, c.capabilities}
+	steps := []func() error{c.passFiles, c.limits, load, c.capabilities}
 	if p.NoNewPrivileges {
-		steps = []func() error{c.capabilities, load}
+		steps = []func() error{c.passFiles, c.limits, c.capabilities, load}
+	}
+	if !c.Join && c.Spec.Hooks != nil && len(c.Spec.Hooks.StartContainer) > 0 {
+		hooks := func() error { return c.hooks("startContainer", specs.StateCreated) }
+		steps = append(steps[2:len(steps):len(steps)], hooks, c.passFiles, c.limits) // the files are not theirs
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
@@ -123,7 +119,7 @@ func (c *container) filter() []unix.SockFilter {
 }
 
 func (c *container) loadSeccomp() error {
-	_, err := linux.Seccomp(c.filter(), c.Seccomp.Flags)
+	_, err := linux.Seccomp(c.filter(), c.Seccomp.LoadFlags())
 	return err
 }
 
@@ -148,7 +144,7 @@ func (c *container) loadListener() error {
 		}
 		done.Store(true)
 	}()
-	n, err := linux.Seccomp(c.filter(), c.Seccomp.Flags|unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+	n, err := linux.Seccomp(c.filter(), c.Seccomp.LoadFlags())
 	if err != nil {
 		return err
 	}

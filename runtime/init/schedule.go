@@ -3,14 +3,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"slipway/linux"
+	"slipway/runtime/mempolicy"
 )
 
 // policies are those of sched(7).
@@ -31,21 +31,16 @@ var ioClasses = map[specs.IOPriorityClass]int{
 	specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3,
 }
 
-// memoryModes and memoryFlags are those of set_mempolicy(2).
-var memoryModes = map[specs.MemoryPolicyModeType]int{
-	specs.MpolDefault: 0, specs.MpolPreferred: 1, specs.MpolBind: 2, specs.MpolInterleave: 3,
-	specs.MpolLocal: 4, specs.MpolPreferredMany: 5, specs.MpolWeightedInterleave: 6,
-}
-
-var memoryFlags = map[specs.MemoryPolicyFlagType]int{
-	specs.MpolFStaticNodes: 1 << 15, specs.MpolFRelativeNodes: 1 << 14, specs.MpolFNumaBalancing: 1 << 13,
-}
-
 // schedule sets what the scheduler and the memory manager know of a process.
 func (c *container) schedule() error {
 	p := c.Spec.Process
 	if s := p.Scheduler; s != nil {
-		if err := setScheduler(s); err != nil {
+		err := setScheduler(s)
+		if errors.Is(err, unix.EPERM) && c.Spec.Linux != nil && c.Spec.Linux.Cpus != "" {
+			// sched_setattr(2): a deadline needs all processors.
+			return fmt.Errorf("process scheduler can't be used together with AllowedCPUs %s: %w", c.Spec.Linux.Cpus, err)
+		}
+		if err != nil {
 			return fmt.Errorf("scheduler: %w", err)
 		}
 	}
@@ -63,8 +58,12 @@ func (c *container) schedule() error {
 		return nil
 	}
 	if l.MemoryPolicy != nil {
-		if err := setMemoryPolicy(l.MemoryPolicy); err != nil {
-			return fmt.Errorf("memory policy: %w", err)
+		mode, nodes, err := mempolicy.Parse(l.MemoryPolicy)
+		if err == nil {
+			err = linux.SetMemoryPolicy(mode, nodes)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	if l.Personality != nil {
@@ -90,52 +89,6 @@ func setScheduler(s *specs.Scheduler) error {
 		attr.Flags |= bit
 	}
 	return linux.SetScheduler(0, attr)
-}
-
-func setMemoryPolicy(m *specs.LinuxMemoryPolicy) error {
-	mode, ok := memoryModes[m.Mode]
-	if !ok {
-		return fmt.Errorf("mode %q is unknown", m.Mode)
-	}
-	for _, f := range m.Flags {
-		bit, ok := memoryFlags[f]
-		if !ok {
-			return fmt.Errorf("flag %q is unknown", f)
-		}
-		mode |= bit
-	}
-	nodes, err := parseNodes(m.Nodes)
-	if err != nil {
-		return err
-	}
-	return linux.SetMemoryPolicy(mode, nodes)
-}
-
-// parseNodes reads a list such as 0-3,7 into a bit mask.
-func parseNodes(list string) (mask []uint64, err error) {
-	if list == "" {
-		return nil, nil
-	}
-	for part := range strings.SplitSeq(list, ",") {
-		from, to, isRange := strings.Cut(strings.TrimSpace(part), "-")
-		first, err := strconv.ParseUint(from, 10, 12)
-		if err != nil {
-			return nil, fmt.Errorf("nodes %q: %w", list, err)
-		}
-		last := first
-		if isRange {
-			if last, err = strconv.ParseUint(to, 10, 12); err != nil || last < first {
-				return nil, fmt.Errorf("nodes %q: bad range %q", list, part)
-			}
-		}
-		for n := first; n <= last; n++ {
-			for uint64(len(mask)) <= n/64 {
-				mask = append(mask, 0)
-			}
-			mask[n/64] |= 1 << (n % 64)
-		}
-	}
-	return mask, nil
 }
 
 func setPersonality(p *specs.LinuxPersonality) error {

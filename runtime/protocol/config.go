@@ -6,20 +6,20 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Descriptors that the init finds at its start. The standard ones are what
 // the user's process gets.
 const Socket = 3
 
-// Names of the descriptors of a config packet. A number follows those that
-// end in a colon: the index in Spec.Mounts, or of an extra file.
+// Names of the descriptors of a config packet. A number follows the one that
+// ends in a colon.
 const (
 	FileConfig = "config" // the Init in JSON
 	FileFifo   = "fifo"   // O_PATH of the FIFO to wait at
 	FileRootfs = "rootfs" // a detached mount
 	FileRoot   = "root"   // the root of a container without a mount namespace, to join
-	FileMount  = "mount:" // a detached mount, or the source of a bind mount
 	FileExtra  = "extra:" // to pass on as 3 + number
 )
 
@@ -82,6 +82,7 @@ type Linux struct {
 	MountLabel        string
 	MemoryPolicy      *specs.LinuxMemoryPolicy
 	Personality       *specs.LinuxPersonality
+	Cpus              string // that the container is limited to
 }
 
 // NewSpec takes out of s what an init needs.
@@ -100,6 +101,9 @@ func NewSpec(s *specs.Spec) *Spec {
 			MemoryPolicy: l.MemoryPolicy, Personality: l.Personality,
 		}
 	}
+	if l := s.Linux; l != nil && l.Resources != nil && l.Resources.CPU != nil {
+		out.Linux.Cpus = l.Resources.CPU.Cpus
+	}
 	return out
 }
 
@@ -108,6 +112,14 @@ type Seccomp struct {
 	Filter []byte // struct sock_filter
 	Flags  uint
 	Listen bool
+}
+
+// LoadFlags are all flags that the filter is loaded with.
+func (s *Seccomp) LoadFlags() uint {
+	if s.Listen {
+		return s.Flags | unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	}
+	return s.Flags
 }
 
 // SysctlPath is the path of a parameter below /proc/sys. The first separator

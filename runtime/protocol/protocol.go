@@ -6,6 +6,8 @@
 //
 //	runtime                                init
 //	   │── config ──────────────────────────▶│  what to become, all descriptors
+//	   │◀─────────────────────────── mount ──│  a mount that the init cannot make, any number of times
+//	   │── tree ────────────────────────────▶│  what to mount
 //	   │◀─────────────────────────── hooks ──│  namespaces are there, before the root changes
 //	   │── resume ──────────────────────────▶│  (hooks of the host have run)
 //	   │◀───────────────────────── console ──│  the master of the terminal, if one is asked for
@@ -30,6 +32,8 @@ type Kind string
 // The kinds of packets.
 const (
 	Config  Kind = "config"
+	Mount   Kind = "mount"
+	Tree    Kind = "tree"
 	Hooks   Kind = "hooks"
 	Resume  Kind = "resume"
 	Console Kind = "console"
@@ -42,6 +46,7 @@ const (
 type Message struct {
 	Kind  Kind     `json:"kind"`
 	Names []string `json:"names,omitempty"` // of the descriptors of config
+	Index int      `json:"index,omitempty"` // of mount: which one of the spec
 	Error string   `json:"error,omitempty"` // of failed
 	Pid   int      `json:"pid,omitempty"`
 }
@@ -52,6 +57,7 @@ type state int
 const (
 	fresh state = iota
 	configured
+	mounting
 	hooking
 	resumed
 	terminal
@@ -63,7 +69,8 @@ const (
 // Down says which way a packet goes.
 var order = map[state]map[Kind]state{
 	fresh:      {Config: configured},
-	configured: {Hooks: hooking, Console: terminal, Notify: notified, Ready: ended, Failed: ended},
+	configured: {Mount: mounting, Hooks: hooking, Console: terminal, Notify: notified, Ready: ended, Failed: ended},
+	mounting:   {Tree: configured},
 	hooking:    {Resume: resumed},
 	resumed:    {Console: terminal, Notify: notified, Ready: ended, Failed: ended},
 	terminal:   {Notify: notified, Ready: ended, Failed: ended},
@@ -72,9 +79,10 @@ var order = map[state]map[Kind]state{
 }
 
 // down are the kinds that the runtime sends; the init sends the others.
-var down = map[Kind]bool{Config: true, Resume: true}
+var down = map[Kind]bool{Config: true, Tree: true, Resume: true}
 
-// files is how many descriptors come with a kind: config has any number.
+// files is how many descriptors come with a kind: config has any number, tree
+// one or, from a kernel that cannot make it, none.
 var files = map[Kind]int{Console: 1, Notify: 1}
 
 // maxPacket is the size of a buffer that takes every packet; maxError keeps
@@ -118,7 +126,14 @@ func (c *Conn) step(m Message, sends bool, n int) error {
 	if !ok || down[m.Kind] == (c.init == sends) {
 		return fmt.Errorf("packet %q out of order", m.Kind)
 	}
-	if m.Kind != Config && n != files[m.Kind] || m.Kind == Config && n != len(m.Names) {
+	want := files[m.Kind]
+	switch m.Kind {
+	case Config:
+		want = len(m.Names)
+	case Tree:
+		want = min(n, 1)
+	}
+	if n != want {
 		return fmt.Errorf("packet %q with %d files", m.Kind, n)
 	}
 	c.at = next

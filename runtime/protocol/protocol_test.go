@@ -28,6 +28,10 @@ func TestOrder(t *testing.T) {
 	}{
 		{"config ready", true},
 		{"config hooks resume ready", true},
+		{"config mount tree mount tree hooks resume ready", true},
+		{"config mount ready", false},
+		{"config tree", false},
+		{"config hooks resume mount", false},
 		{"config hooks resume console notify ready", true},
 		{"config console ready", true},
 		{"config notify ready failed", true},

@@ -143,6 +143,37 @@ func (g *Group) Join(pid int) error {
 	return nil
 }
 
+// Change gives the class of service of g new schemas of the L3 cache and of
+// memory bandwidth; an empty one stays as it is. The class of the machine is not
+// a container's to change.
+func (g *Group) Change(root, l3, bandwidth string) error {
+	if err := Check(&specs.LinuxIntelRdt{L3CacheSchema: l3, MemBwSchema: bandwidth}); err != nil {
+		return err
+	}
+	var lines string
+	for _, s := range []struct{ schema, resource, absent string }{
+		{l3, "L3", "Intel RDT/CAT: l3 cache schema is not enabled"},
+		{bandwidth, "MB", "Intel RDT/MBA: memory bandwidth schema is not enabled"},
+	} {
+		if s.schema == "" {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(root, "info", s.resource)); err != nil {
+			return fmt.Errorf("%s: %w", s.absent, errdefs.ErrFailedPrecondition)
+		}
+		lines += s.schema + "\n"
+	}
+	switch {
+	case lines == "":
+		return nil
+	case g.Dir == "":
+		return fmt.Errorf("updating a non-existent Intel RDT configuration is not supported: %w", errdefs.ErrFailedPrecondition)
+	case g.Dir == filepath.Clean(root):
+		return fmt.Errorf("the container is in the default class of service %s: %w", g.Dir, errdefs.ErrFailedPrecondition)
+	}
+	return write(g.Dir, "schemata", lines)
+}
+
 // Load is the group of a container that was created before, in the class of
 // service at dir.
 func Load(dir, id string) *Group {

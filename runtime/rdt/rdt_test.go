@@ -115,3 +115,52 @@ func TestResctrlMustBeMounted(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestSchemasOfAContainersClassChange(t *testing.T) {
+	root := fake(t, "gold")
+	for _, resource := range []string{"L3", "MB"} {
+		if err := os.MkdirAll(filepath.Join(root, "info", resource), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := Load(root+"/gold", "c1")
+	for _, c := range []struct{ l3, bandwidth, want string }{
+		{"L3:0=3", "MB:0=50", "L3:0=3\nMB:0=50\n"},
+		{"", "MB:0=20", "MB:0=20\n"},
+	} {
+		if err := os.WriteFile(root+"/gold/schemata", nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Change(root, c.l3, c.bandwidth); err != nil || text(t, root+"/gold/schemata") != c.want {
+			t.Errorf("%q, %v; want %q", text(t, root+"/gold/schemata"), err, c.want)
+		}
+	}
+	if err := g.Change(root, "", ""); err != nil {
+		t.Errorf("nothing to change: %v", err)
+	}
+}
+
+func TestSchemasThatCannotChange(t *testing.T) {
+	root := fake(t, "gold")
+	if err := os.MkdirAll(root+"/info/L3", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ dir, l3, bandwidth, want string }{
+		{root + "/gold", "", "MB:0=50", "memory bandwidth schema is not enabled"},
+		{"", "L3:0=3", "", "non-existent Intel RDT configuration"},
+		{root, "L3:0=3", "", "default class of service"},
+		{root + "/gold", "L3:0=3\nMB:0=1", "", "more than one line"},
+	} {
+		err := Load(c.dir, "c1").Change(root, c.l3, c.bandwidth)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	if got := text(t, root+"/gold/schemata") + text(t, root+"/schemata"); got != "" {
+		t.Errorf("written: %q", got)
+	}
+	err := Load(root+"/gold", "c1").Change(t.TempDir(), "L3:0=3", "")
+	if err == nil || !strings.Contains(err.Error(), "l3 cache schema is not enabled") {
+		t.Errorf("without resctrl: %v", err)
+	}
+}

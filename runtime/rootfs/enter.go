@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -83,16 +84,29 @@ func (r *Root) mask(names []string) error {
 	if st, err := linux.Stat(null); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
 		return fmt.Errorf("/dev/null is not the null device: %w", err)
 	}
+	m := masks{root: r, null: null, done: map[string]bool{}}
+	defer m.close()
 	for _, name := range names {
-		if err := r.maskOne(name, null); err != nil {
+		if err := m.add(name); err != nil {
 			return fmt.Errorf("mask path %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func (r *Root) maskOne(name string, null *os.File) error {
-	target, err := r.lookup(name)
+// masks are the mounts that hide paths: a place has one, and all directories
+// have the same file system.
+type masks struct {
+	root  *Root
+	null  *os.File
+	empty *os.File // the first mount of the file system; nil until there is one
+	done  map[string]bool
+}
+
+func (m *masks) close() { m.empty.Close() } // an error if it is nil
+
+func (m *masks) add(name string) error {
+	target, err := m.root.lookup(name)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -100,14 +114,61 @@ func (r *Root) maskOne(name string, null *os.File) error {
 		return err
 	}
 	defer target.Close()
+	where, err := m.root.where(target)
+	if err != nil || m.done[where] {
+		return err
+	}
+	m.done[where] = true
 	st, err := linux.Stat(target)
 	if err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return linux.MountAt("tmpfs", target, "tmpfs", unix.MS_RDONLY, "nr_blocks=1,nr_inodes=1")
+		return m.hide(target)
 	}
-	return linux.MountAt(linux.FdPath(null), target, "bind", unix.MS_BIND, "")
+	return linux.MountAt(linux.FdPath(m.null), target, "bind", unix.MS_BIND, "")
+}
+
+// hide covers a directory. The first mount is copied by its descriptor, so that
+// nothing in the container can stand in for it.
+func (m *masks) hide(target *os.File) error {
+	if m.empty != nil {
+		mount, err := linux.CloneTree(m.empty, false)
+		if err != nil {
+			return err
+		}
+		defer mount.Close()
+		return linux.Attach(mount, target)
+	}
+	var err error
+	m.empty, err = m.root.emptyMount()
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) { // before Linux 5.2, or a filter that is
+		data := m.root.labelled("tmpfs", []string{"nr_blocks=1", "nr_inodes=1"})
+		return linux.MountAt("tmpfs", target, "tmpfs", unix.MS_RDONLY, strings.Join(data, ","))
+	}
+	if err != nil {
+		return err
+	}
+	return linux.Attach(m.empty, target)
+}
+
+// emptyMount is a detached read-only mount of a file system without files.
+func (r *Root) emptyMount() (*os.File, error) {
+	fs, err := linux.Fsopen("tmpfs")
+	if err != nil {
+		return nil, err
+	}
+	defer fs.Close()
+	options := [][2]string{{"source", "tmpfs"}, {"ro", ""}, {"nr_blocks", "1"}, {"nr_inodes", "1"}}
+	if l := r.config.Spec.Linux; l.MountLabel != "" {
+		options = append(options, [2]string{"context", l.MountLabel})
+	}
+	for _, o := range options {
+		if err := linux.FsconfigString(fs, o[0], o[1]); err != nil {
+			return nil, err
+		}
+	}
+	return linux.Fsmount(fs, unix.MOUNT_ATTR_RDONLY)
 }
 
 // Enter makes the file system the root of the calling process's mount
@@ -118,7 +179,10 @@ func (r *Root) Enter() error {
 		return &os.PathError{Op: "chdir", Path: r.config.Path, Err: err}
 	}
 	enter := pivot
-	if r.config.NoPivot {
+	switch {
+	case r.config.Shared:
+		enter = changeRoot
+	case r.config.NoPivot:
 		enter = r.moveRoot
 	}
 	if err := enter(); err != nil {
@@ -127,7 +191,7 @@ func (r *Root) Enter() error {
 	if err := unix.Chdir("/"); err != nil {
 		return &os.PathError{Op: "chdir", Path: "/", Err: err}
 	}
-	if p, ok := r.propagation(); ok {
+	if p, ok := r.propagation(); ok && !r.config.Shared {
 		return linux.Mount("", "/", "", p, "")
 	}
 	return nil
@@ -154,5 +218,8 @@ func (r *Root) moveRoot() error {
 	if err := linux.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
 		return err
 	}
-	return os.NewSyscallError("chroot", unix.Chroot("."))
+	return changeRoot()
 }
+
+// changeRoot leaves the mount namespace as it is.
+func changeRoot() error { return os.NewSyscallError("chroot", unix.Chroot(".")) }

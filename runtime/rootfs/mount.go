@@ -21,13 +21,17 @@ func (r *Root) mount(i int, m *specs.Mount) error {
 	bind, recursive := IsBind(m.Type, m.Options)
 	switch {
 	case bind:
-		return r.bind(r.config.Mounts[i], m, &o, recursive)
+		tree, err := r.tree(i, m, o.idmap)
+		if err != nil {
+			return err
+		}
+		return r.bind(tree, m, &o, recursive)
 	case m.Type == "cgroup" || m.Type == "cgroup2":
 		return r.cgroup(m, &o)
 	case m.Type == "proc" || m.Type == "sysfs":
 		return r.kernel(m, &o)
 	}
-	target, err := r.target(m.Destination, true)
+	target, found, err := r.find(m.Destination, true)
 	if err != nil {
 		return err
 	}
@@ -35,7 +39,23 @@ func (r *Root) mount(i int, m *specs.Mount) error {
 	if err := r.allowed(target, false); err != nil {
 		return err
 	}
+	if m.Type == "tmpfs" && found {
+		if err := inheritMode(target, &o); err != nil {
+			return err
+		}
+	}
 	return r.fresh(target, m, &o)
+}
+
+// inheritMode gives a tmpfs the mode of the directory that it covers, which the
+// options can overrule.
+func inheritMode(target *os.File, o *options) error {
+	st, err := linux.Stat(target)
+	if err != nil {
+		return err
+	}
+	o.data = append([]string{fmt.Sprintf("mode=%04o", st.Mode&0o7777)}, o.data...)
+	return nil
 }
 
 // kernel mounts a file system of the kernel. It goes to a real directory of
@@ -117,6 +137,19 @@ func finish(top *os.File, o *options) error {
 	return nil
 }
 
+// tree gets a bind mount from the runtime if this process cannot make it.
+func (r *Root) tree(i int, m *specs.Mount, mapped bool) (*os.File, error) {
+	if !mapped && len(m.UIDMappings) == 0 {
+		if !r.config.NewUser {
+			return nil, nil
+		}
+		if _, err := os.Stat(m.Source); err == nil {
+			return nil, nil
+		}
+	}
+	return r.config.Tree(i)
+}
+
 // bind mounts tree, or what is at m.Source if tree is nil.
 func (r *Root) bind(tree *os.File, m *specs.Mount, o *options, recursive bool) error {
 	source := tree
@@ -153,7 +186,7 @@ func (r *Root) bind(tree *os.File, m *specs.Mount, o *options, recursive bool) e
 		return err
 	}
 	// The descriptor of the tree is now that of the mount.
-	if err := r.attributes(tree, o); err != nil {
+	if err := bindFlags(tree, o); err != nil {
 		return err
 	}
 	return finish(tree, o)
@@ -177,10 +210,41 @@ func (r *Root) bindOld(source, target *os.File, o *options, recursive bool) erro
 	if err := same(top, source); err != nil {
 		return err
 	}
-	if err := r.attributes(top, o); err != nil {
+	if err := bindFlags(top, o); err != nil {
 		return err
 	}
 	return finish(top, o)
+}
+
+// bindFlags gives a bind mount the flags that o names and no other, but keeps
+// all if o names none, and those of access times unless o names one of them:
+// what mount(2) does. Flags that a user namespace may not clear stay, unless o
+// insists on it.
+func bindFlags(top *os.File, o *options) error {
+	const locked = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | accessTimes
+	set := o.set &^ (unix.MS_BIND | unix.MS_REC | unix.MS_REMOUNT)
+	if set == 0 && o.clear == 0 {
+		return nil
+	}
+	remount := func(flags uintptr) error {
+		return linux.MountAt("", top, "", unix.MS_REMOUNT|unix.MS_BIND|flags, "")
+	}
+	err := remount(set)
+	if err == nil {
+		return nil
+	}
+	now, e := linux.MountFlags(top)
+	if e != nil {
+		return e
+	}
+	now &= locked
+	if now&o.clear != 0 {
+		return fmt.Errorf("flags of the source that cannot be cleared: %w", err)
+	}
+	if set&accessTimes != 0 && set&accessTimes != now&accessTimes {
+		return fmt.Errorf("access times of the source that cannot be changed: %w", err)
+	}
+	return remount(set | now)
 }
 
 func same(a, b *os.File) error {

@@ -85,7 +85,10 @@ var attributes = map[uintptr]uint64{
 const perMount = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC |
 	unix.MS_NOATIME | unix.MS_STRICTATIME | unix.MS_RELATIME | unix.MS_NODIRATIME | noSymfollow
 
-const atimes = unix.MS_NOATIME | unix.MS_STRICTATIME | unix.MS_RELATIME
+const (
+	atimes      = unix.MS_NOATIME | unix.MS_STRICTATIME | unix.MS_RELATIME // of which one holds
+	accessTimes = atimes | unix.MS_NODIRATIME
+)
 
 // options is the meaning of a list of mount options.
 type options struct {

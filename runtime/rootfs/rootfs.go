@@ -29,15 +29,18 @@ import (
 // Config says what a container's file system is made of.
 type Config struct {
 	Spec   *protocol.Spec
-	Path   string           // of the root on the host, absolute
-	Rootfs *os.File         // detached mount to put there first; nil for none
-	Mounts map[int]*os.File // by index in Spec.Mounts: detached mounts
+	Path   string   // of the root on the host, absolute
+	Rootfs *os.File // detached mount to put there first; nil for none
+	// Tree is asked for a detached bind mount, by index in Spec.Mounts, that
+	// this process has no right to make. It is nil if there is none.
+	Tree func(index int) (*os.File, error)
 
 	NewUser   bool              // devices cannot be made
 	NewCgroup bool              // in a cgroup namespace of its own
 	Cgroups   map[string]string // host directories of the container's cgroups by controller
 	Unified   bool              // cgroups have version 2 only
 	NoPivot   bool
+	Shared    bool // in the runtime's mount namespace, where all mounts stay
 }
 
 // Root is a file system in the making.
@@ -55,8 +58,9 @@ func Prepare(config Config) (_ *Root, err error) {
 		return nil, fmt.Errorf("prepare rootfs: %w", err)
 	}
 	for i, m := range config.Spec.Mounts {
+		m.Destination = r.below(m.Destination)
 		if err := r.mount(i, &m); err != nil {
-			return nil, fmt.Errorf("mount %q to rootfs at %q: %w", m.Source, m.Destination, err)
+			return nil, fmt.Errorf("error mounting %q to rootfs at %q: %w", m.Source, m.Destination, err)
 		}
 	}
 	if err := r.devices(); err != nil {
@@ -74,15 +78,8 @@ func Prepare(config Config) (_ *Root, err error) {
 // open isolates the mount namespace from the host's and makes the root a
 // mount of its own, as pivot_root needs it.
 func (r *Root) open() error {
-	propagation := uintptr(unix.MS_SLAVE | unix.MS_REC)
-	if p, ok := r.propagation(); ok {
-		propagation = p
-	}
-	if err := linux.Mount("", "/", "", propagation, ""); err != nil {
-		return err
-	}
-	if propagation&unix.MS_SHARED != 0 {
-		if err := privateParent(r.config.Path); err != nil {
+	if !r.config.Shared {
+		if err := r.isolate(); err != nil {
 			return err
 		}
 	}
@@ -95,6 +92,20 @@ func (r *Root) open() error {
 	}
 	r.top, err = os.Readlink(linux.FdPath(r.root))
 	return err
+}
+
+func (r *Root) isolate() error {
+	propagation := uintptr(unix.MS_SLAVE | unix.MS_REC)
+	if p, ok := r.propagation(); ok {
+		propagation = p
+	}
+	if err := linux.Mount("", "/", "", propagation, ""); err != nil {
+		return err
+	}
+	if propagation&(unix.MS_SHARED|unix.MS_UNBINDABLE) != 0 {
+		return privateParent(r.config.Path)
+	}
+	return nil
 }
 
 func (r *Root) attach() error {
@@ -118,7 +129,7 @@ func (r *Root) propagation() (uintptr, bool) {
 }
 
 // privateParent makes the mount that holds path private, so that what is
-// mounted below path does not propagate to the host.
+// mounted below path does not propagate to the host, and path can be bound.
 func privateParent(dir string) error {
 	for {
 		err := linux.Mount("", dir, "", unix.MS_PRIVATE, "")
@@ -127,6 +138,16 @@ func privateParent(dir string) error {
 		}
 		dir = filepath.Dir(dir)
 	}
+}
+
+// below is the path of a destination in the root, which may be given as seen
+// from the host.
+func (r *Root) below(name string) string {
+	root := strings.TrimSuffix(r.config.Path, "/")
+	if rest, ok := strings.CutPrefix(path.Clean(name), root); ok && (rest == "" || rest[0] == '/') {
+		return "/" + strings.TrimPrefix(rest, "/")
+	}
+	return name
 }
 
 // lookup is the file at name below the root, by O_PATH.
@@ -141,10 +162,21 @@ func (r *Root) lookup(name string) (*os.File, error) {
 // target is the file to mount onto at name, made if it is missing: a
 // directory, or a file.
 func (r *Root) target(name string, directory bool) (*os.File, error) {
+	f, _, err := r.find(name, directory)
+	return f, err
+}
+
+// find is target, and says whether it was there.
+func (r *Root) find(name string, directory bool) (_ *os.File, found bool, err error) {
 	f, err := r.lookup(name)
 	if !errors.Is(err, os.ErrNotExist) {
-		return f, err
+		return f, err == nil, err
 	}
+	f, err = r.make(name, directory)
+	return f, false, err
+}
+
+func (r *Root) make(name string, directory bool) (*os.File, error) {
 	if f, err := r.add(name, directory); err == nil {
 		return f, nil
 	}

@@ -75,9 +75,6 @@ func compile(p *specs.LinuxSeccomp, native *machine) (Program, error) {
 	if len(out.Filter) > maxInstructions {
 		return Program{}, invalid("the filter has %d instructions, the kernel takes %d", len(out.Filter), maxInstructions)
 	}
-	if p.ListenerPath != "" && !c.notify {
-		return Program{}, invalid("listenerPath without a rule with SCMP_ACT_NOTIFY")
-	}
 	out.Flags, err = flagBits(p.Flags)
 	return out, err
 }

@@ -374,7 +374,6 @@ func TestProfilesThatAreRefused(t *testing.T) {
 		"is over":                       {DefaultAction: specs.ActErrno, DefaultErrnoRet: &huge},
 		"architecture":                  {DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"SCMP_ARCH_PDP11"}},
 		"flag":                          {DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"SECCOMP_FILTER_FLAG_WAVE"}},
-		"listenerPath without":          {DefaultAction: specs.ActAllow, ListenerPath: "/run/agent"},
 		"used for the write syscall":    call(specs.LinuxSyscall{Names: []string{"write"}, Action: specs.ActNotify}),
 		"argument 6":                    call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}}}),
 		"operator":                      call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, Args: []specs.LinuxSeccompArg{{Op: "SCMP_CMP_ISH"}}}),

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/console"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -188,6 +189,38 @@ func TestConsoleSocket(t *testing.T) {
 	text.ReadFrom(master) // ends with EIO, when the last process has gone
 	if text.String() != "/dev/pts/0\r\n33 77\r\n" {
 		t.Errorf("got %q", text)
+	}
+}
+
+func TestATerminalPrintsPlainLines(t *testing.T) {
+	for _, command := range []string{runc, peer} {
+		if command == "" {
+			continue
+		}
+		l := newLab(t, command)
+		l.bundle(func(s *specs.Spec) {
+			s.Process.Terminal = true
+			s.Process.Args = []string{"sh", "-c", "echo a; echo b"}
+		})
+		pty, name, err := console.NewPty()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pty.Close()
+		tty, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tty.Close()
+		cmd := exec.Command(command, "--root", l.root, "run", l.name)
+		cmd.Dir, cmd.Stdin, cmd.Stderr = l.dir, tty, tty
+		out, err := cmd.Output()
+		if err != nil || string(out) != "a\nb\n" {
+			t.Errorf("%s: %q, %v", command, out, err)
+		}
+		if mode, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS); err != nil || mode.Lflag&unix.ICANON == 0 {
+			t.Errorf("%s: the terminal is left raw: %v", command, err)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,6 +102,36 @@ var sessions = map[string][]step{
 		{args: "update --memory many ID"},
 		{args: "update --cpu-quota x ID"},
 		{args: "delete -f ID"},
+	},
+	"update of Intel RDT": {
+		{args: "run -d ID", bundle: args("sleep", "300")},
+		{args: "update --l3-cache-schema L3:0=f ID"},
+		{args: "update --mem-bw-schema MB:0=20 ID"},
+		{args: "delete -f ID"},
+	},
+	"mounts": {
+		{args: "run ID", bundle: func(s *specs.Spec) {
+			s.Process.Args = []string{"sh", "-c", "stat -c %a /etc /mode /new; grep -c -e ' /etc ' -e ' /tmp ' /proc/self/mounts"}
+			for _, at := range []string{"/etc", "/new"} {
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: at, Type: "tmpfs", Source: "tmpfs"})
+			}
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mode", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1500"}})
+			s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, "/tmp", "/tmp")
+		}},
+		{args: "run ID", bundle: func(s *specs.Spec) {
+			s.Process.Args = []string{"sh", "-c", "sed -n 's/^[^ ]* \\(.tmp.[a-z]*\\) [^ ]* \\(.*\\),size.*/\\1 \\2/p' /proc/self/mounts"}
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp/all", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec"}})
+			for name, option := range map[string]string{"bind": "bind", "nodev": "nodev", "dev": "dev", "noatime": "noatime"} {
+				s.Mounts = append(s.Mounts, specs.Mount{Destination: "/tmp/" + name, Source: "/dev/shm", Options: []string{"bind", option}})
+			}
+			slices.SortFunc(s.Mounts, func(a, b specs.Mount) int { return strings.Compare(a.Destination, b.Destination) })
+		}},
+	},
+	"memory policy": {
+		{args: "run ID", bundle: func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{} }},
+		{args: "run ID", bundle: func(s *specs.Spec) {
+			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolPreferred, Flags: []specs.MemoryPolicyFlagType{"f"}}
+		}},
 	},
 	"hooks": {
 		{args: "run ID", bundle: func(s *specs.Spec) {
