@@ -3,9 +3,11 @@
 package linux
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"syscall"
@@ -173,6 +175,15 @@ func (f *Fork) JoinCgroup(procs *os.File, isCgroup, optional bool) {
 		args: [6]uintptr{procs.Fd(), f.string(self), uintptr(len(self))}})
 }
 
+// AllProcessors lets the process run wherever its group may, now and later:
+// it does not keep what the caller is bound to.
+func (f *Fork) AllProcessors() {
+	const most = 64 << 10 // the kernel takes what it knows of
+	mask := bytes.Repeat([]byte{0xff}, most/8)
+	f.add(call{name: "sched_setaffinity", nr: unix.SYS_SCHED_SETAFFINITY, tolerant: true,
+		args: [6]uintptr{0, uintptr(len(mask)), f.pointer(&mask[0])}})
+}
+
 // Default has these signals do what they do by default: a signal that the
 // caller ignores stays ignored over an exec.
 func (f *Fork) Default(signals ...unix.Signal) {
@@ -203,7 +214,8 @@ func (f *Fork) open(dir *os.File, path string, flags int) {
 }
 
 // Exec forks, makes the calls of the script and executes exe, whose
-// descriptors 0 and up are files. The process is the caller's to wait for.
+// descriptors 0 and up are files. From Linux 5.11 on it has no others, not even
+// those that the caller has inherited. The process is the caller's to wait for.
 func (f *Fork) Exec(exe *os.File, argv, env []string, files []*os.File) (pid int, err error) {
 	defer runtime.KeepAlive(f)
 	if err := f.finish(exe, argv, env); err != nil {
@@ -237,13 +249,16 @@ func (f *Fork) finish(exe *os.File, argv, env []string) error {
 	return nil
 }
 
-// redirect puts the dups before the exec, which is the last call.
+// redirect puts the dups, and the end of all other descriptors, before the
+// exec, which is the last call.
 func (f *Fork) redirect(files []*os.File) {
 	exec := f.script[len(f.script)-1]
 	f.script = f.script[:len(f.script)-1]
 	for i, file := range files {
 		f.add(call{name: "dup3", nr: unix.SYS_DUP3, args: [6]uintptr{file.Fd(), uintptr(i), 0}})
 	}
+	f.add(call{name: "close_range", nr: unix.SYS_CLOSE_RANGE, tolerant: true,
+		args: [6]uintptr{uintptr(len(files)), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC}})
 	f.add(exec)
 }
 

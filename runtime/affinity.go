@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"slipway/linux"
@@ -33,4 +34,19 @@ func setAffinity(pid int, list string) error {
 		return fmt.Errorf("CPU affinity %s: %w", list, err)
 	}
 	return nil
+}
+
+// hasAffinity says whether p is to be bound to processors.
+func hasAffinity(p *specs.Process) bool {
+	a := p.ExecCPUAffinity
+	return a != nil && (a.Initial != "" || a.Final != "")
+}
+
+// affinityMask has a bit for each of the first processors that pid may run on.
+func affinityMask(pid int) uint64 {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(pid, &set); err != nil {
+		return 0 // it is for the log only
+	}
+	return uint64(set[0])
 }

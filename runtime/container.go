@@ -67,6 +67,8 @@ type ProcessConfig struct {
 	PidfdSocket           string
 	Cgroups               map[string]string // subgroup by controller; "" for all
 	IgnorePaused          bool
+
+	Log *slog.Logger
 }
 
 // Process is a child of this process that Create or Exec started.

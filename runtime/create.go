@@ -37,6 +37,8 @@ type creation struct {
 	// rootMount is the mount that the root is in before the init makes its own
 	// in a mount namespace that is shared with the host; 0 if it makes none.
 	rootMount uint64
+	// late are the limits that are set when the init is ready.
+	late *specs.LinuxResources
 }
 
 // Create makes the container of config and leaves its init waiting for Start.
@@ -45,6 +47,7 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	if err := validate(&config); err != nil {
 		return nil, err
 	}
+	warnOfCapabilities(config.Log, config.Spec.Process)
 	n := &creation{Config: config, ctx: ctx}
 	if findNamespace(n.Spec, specs.MountNamespace) == nil && len(n.Spec.Mounts) > 0 {
 		n.rootMount, _ = linux.MountID(rootfsPath(&config)) // before Linux 5.8 mounts of a failed Create stay
@@ -68,6 +71,11 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	}
 	n.c.init = p
 	fault.Point("runtime.create.ready")
+	if n.late != nil {
+		if err := n.cgroup.Set(n.late); err != nil {
+			return nil, err
+		}
+	}
 	if err := announce(p.Pid, n.PidFile, n.PidfdSocket); err != nil {
 		return nil, err
 	}
@@ -113,12 +121,25 @@ func (n *creation) findGroups() (err error) {
 	if !n.cgroup.Exists() {
 		return nil
 	}
-	pids, err := n.cgroup.Pids()
-	if err == nil && len(pids) > 0 {
-		err = fmt.Errorf("container's cgroup is not empty: %d process(es) found: %w", len(pids), errdefs.ErrFailedPrecondition)
-	}
-	if err != nil {
+	if err := unused(n.cgroup); err != nil {
 		n.cgroup = nil // not ours to undo
+		return err
+	}
+	return nil
+}
+
+// unused refuses groups that hold processes, or would hold up the first one.
+func unused(g *cgroup.Manager) error {
+	pids, err := g.Pids()
+	if err != nil {
+		return err
+	}
+	if len(pids) > 0 {
+		return fmt.Errorf("container's cgroup is not empty: %d process(es) found: %w", len(pids), errdefs.ErrFailedPrecondition)
+	}
+	frozen, err := g.Frozen()
+	if err == nil && frozen {
+		err = fmt.Errorf("container's cgroup unexpectedly frozen: %w", errdefs.ErrFailedPrecondition)
 	}
 	return err
 }
@@ -141,7 +162,7 @@ func (n *creation) prepare() (err error) {
 		return err
 	}
 	if !n.cgroup.NeedsPid() {
-		if err := n.cgroup.Create(0, n.Spec.Linux.Resources); err != nil {
+		if err := n.cgroup.Create(0, n.early()); err != nil {
 			return err
 		}
 	}
@@ -150,6 +171,21 @@ func (n *creation) prepare() (err error) {
 		return err
 	}
 	return n.fill()
+}
+
+// early are the limits that the init starts with: all but a number of tasks
+// that is too small for it, which has a few threads until it executes the
+// user's program.
+func (n *creation) early() *specs.LinuxResources {
+	const initTasks = 32
+	r := n.Spec.Linux.Resources
+	if r == nil || r.Pids == nil || r.Pids.Limit == nil || *r.Pids.Limit < 0 || *r.Pids.Limit >= initTasks {
+		return r
+	}
+	most := *r
+	most.Pids = nil
+	n.late = &specs.LinuxResources{Pids: r.Pids}
+	return &most
 }
 
 func (n *creation) makeFifo() error {
@@ -189,6 +225,7 @@ func hostID(ids []specs.LinuxIDMapping) int {
 func (n *creation) fill() error {
 	l, s := &n.launch, n.Spec
 	l.spec, l.stdio, l.console, l.lent = s.Process, [3]*os.File{n.Stdin, n.Stdout, n.Stderr}, n.ConsoleSocket, n.ExtraFiles
+	l.log = n.Log
 	l.prepared, l.hooks, l.state = n.prepared, n.runHooks, n.c.specState
 	joins, made, err := l.specNamespaces(s)
 	if err != nil {
@@ -236,7 +273,7 @@ func (n *creation) ready(pid int) error {
 		}
 	}
 	if n.cgroup.NeedsPid() {
-		return n.cgroup.Create(pid, n.Spec.Linux.Resources)
+		return n.cgroup.Create(pid, n.early())
 	}
 	return n.cgroup.Join(pid, 0)
 }

@@ -71,7 +71,7 @@ type execution struct {
 func (x *execution) fill() error {
 	l := &x.launch
 	l.spec, l.stdio, l.console, l.lent = x.Spec, [3]*os.File{x.Stdin, x.Stdout, x.Stderr}, x.ConsoleSocket, x.ExtraFiles
-	l.state = x.state
+	l.state, l.log = x.state, x.Log
 	joins, err := x.namespaces()
 	if err != nil {
 		return err
@@ -110,6 +110,7 @@ func (x *execution) inherit(p *specs.Process) error {
 			Permitted: caps["Permitted"], Ambient: caps["Ambient"],
 		}
 	}
+	warnOfCapabilities(x.Log, p)
 	if s.Linux == nil {
 		return nil
 	}
@@ -171,6 +172,13 @@ func (x *execution) byItself() bool {
 	return err == nil && len(bytes.TrimSpace(given)) == 0
 }
 
+func (x *execution) joinGroups(pid int) error {
+	if len(x.Cgroups) > 0 {
+		return x.cgroup.JoinSub(pid, x.Cgroups)
+	}
+	return x.cgroup.Join(pid, x.c.record.Pid)
+}
+
 // ready runs while the process stands between fork and exec.
 func (x *execution) ready(pid int) error {
 	affinity := x.Spec.ExecCPUAffinity
@@ -178,13 +186,10 @@ func (x *execution) ready(pid int) error {
 		if err := setAffinity(pid, affinity.Initial); err != nil {
 			return err
 		}
+		x.launch.debug(fmt.Sprintf("nsexec[%d]: affinity: %#x", pid, affinityMask(pid)))
 	}
-	if len(x.Cgroups) > 0 {
-		if err := x.cgroup.JoinSub(pid, x.Cgroups); err != nil {
-			return err
-		}
-	} else if err := x.cgroup.Join(pid, x.c.record.Pid); err != nil {
-		return err
+	if err := x.joinGroups(pid); err != nil {
+		return fmt.Errorf("error adding pid %d to cgroups: %w", pid, err)
 	}
 	if err := rdt.Load(x.c.record.IntelRdtPath, x.c.id).Join(pid); err != nil {
 		return err

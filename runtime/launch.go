@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type launch struct {
 	files   map[string]*os.File // for the init, by name; closed by close unless lent
 	lent    []*os.File          // extra files of the caller
 	filter  *seccomp.Program
+	log     *slog.Logger // nil for none
 
 	// prepared is called with the pid before the init gets its configuration.
 	prepared func(pid int) error
@@ -161,7 +163,23 @@ func (l *launch) exec() (int, error) {
 		env[0] = "GOMAXPROCS=2"
 	}
 	l.fork.TimerSlack(idle)
-	return l.fork.Exec(exe, []string{"init"}, env, append(stdio, theirs))
+	if !l.init.Join || !hasAffinity(l.spec) {
+		l.fork.AllProcessors()
+	}
+	l.debug("nsexec container setup")
+	pid, err := l.fork.Exec(exe, []string{"init"}, env, append(stdio, theirs))
+	if err == nil {
+		l.debug("child process in init()")
+	}
+	return pid, err
+}
+
+// debug logs how far the start is. The words are those of runc 1.5, by which
+// people, and its own tests, find out where a start stopped.
+func (l *launch) debug(text string) {
+	if l.log != nil {
+		l.log.Debug(text)
+	}
 }
 
 func (l *launch) openStdio() ([]*os.File, error) {
@@ -250,8 +268,10 @@ func (l *launch) initError(m protocol.Message) error {
 // executed waits, for a joining init, until it has executed its program.
 func (l *launch) executed() error {
 	if !l.init.Join {
+		l.debug("init: closing the pipe to signal completion")
 		return nil
 	}
+	l.debug("setns_init: about to exec")
 	m, _, err := l.conn.Receive()
 	if err == nil {
 		return l.initError(m)

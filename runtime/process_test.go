@@ -441,6 +441,8 @@ func TestCreateRefusesBadSpecs(t *testing.T) {
 			s.Linux.Sysctl = map[string]string{"net.x": "1"}
 			s.Linux.Namespaces[1].Path = "/proc/self/ns/net"
 		},
+		"missing '='":                         func(s *specs.Spec) { s.Process.Env = []string{"NAME"} },
+		"name cannot be empty":                func(s *specs.Spec) { s.Process.Env = []string{"=x"} },
 		`invalid rlimit type "RLIMIT_X"`:      func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
 		`ociVersion "2.0.0" is not supported`: func(s *specs.Spec) { s.Version = "2.0.0" },
 	} {

@@ -73,6 +73,18 @@ func TestSpec(t *testing.T) {
 		{"home of passwd", "echo $HOME", "/home/me", func(b *box) {
 			b.file("etc/passwd", "root:x:0:0:root:/home/me:/bin/sh\n", 0o644)
 		}},
+		{"an empty home is none", "", "PATH=/bin\nHOME=/", func(b *box) {
+			b.spec.Process.Args = []string{"busybox", "env"}
+			b.spec.Process.Env = []string{"HOME=/override", "PATH=/bin", "HOME="}
+		}},
+		{"the last value counts", "", "PATH=/bin\nONE=three\nHOME=/", func(b *box) {
+			b.spec.Process.Args = []string{"busybox", "env"}
+			b.spec.Process.Env = []string{"ONE=two", "PATH=/bin", "ONE=three"}
+		}},
+		{"hooks of the container have its environment", "cat /log", "two /", func(b *box) {
+			b.spec.Process.Env = append(b.spec.Process.Env, "ONE=two")
+			b.spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo $ONE $HOME > /log"}}}}
+		}},
 		{"home without passwd", "echo $HOME", "/", nil},
 		{"home of a fifo", "echo $HOME", "/", func(b *box) {
 			if err := unix.Mkfifo(filepath.Join(b.bundle, "rootfs/etc/passwd"), 0o644); err != nil {

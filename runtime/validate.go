@@ -88,6 +88,14 @@ func checkProcess(p *specs.Process) error {
 			return invalid("process: %q holds a NUL", s)
 		}
 	}
+	for _, kv := range p.Env {
+		switch strings.IndexByte(kv, '=') {
+		case -1:
+			return invalid("invalid environment variable: missing '=' in %q", kv)
+		case 0:
+			return invalid("invalid environment variable: name cannot be empty in %q", kv)
+		}
+	}
 	for _, l := range p.Rlimits {
 		if _, ok := linux.Rlimits[l.Type]; !ok {
 			return invalid("invalid rlimit type %q", l.Type)

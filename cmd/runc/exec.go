@@ -71,7 +71,7 @@ func (e *execution) run(a *app, id string, args []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	config := runtime.ProcessConfig{Spec: p, IgnorePaused: e.ignorePaused}
+	config := runtime.ProcessConfig{Spec: p, IgnorePaused: e.ignorePaused, Log: a.log}
 	if config.Cgroups, err = subgroups(e.cgroups); err != nil {
 		return 0, err
 	}

@@ -254,18 +254,21 @@ func (m *Manager) Join(pid, beside int) error {
 // JoinSub moves a process into groups below the container's, named by
 // controller; "" stands for all of them.
 func (m *Manager) JoinSub(pid int, sub map[string]string) error {
+	for name, rel := range sub {
+		if _, ok := m.dirs[name]; !ok && name != "" {
+			return fmt.Errorf("cgroup: unknown controller %s: %w", name, errdefs.ErrNotFound)
+		}
+		if rel = filepath.Join(".", rel); rel == ".." || strings.HasPrefix(rel, "../") {
+			return fmt.Errorf("cgroup: bad sub cgroup path: %s: %w", sub[name], errdefs.ErrInvalidArgument)
+		}
+	}
 	below := &Manager{dirs: map[string]string{}, v2: m.v2}
 	for name, dir := range m.dirs {
 		rel, ok := sub[name]
 		if !ok {
 			rel = sub[""]
 		}
-		below.dirs[name] = filepath.Join(dir, filepath.Join("/", rel))
-	}
-	for name := range sub {
-		if _, ok := m.dirs[name]; !ok && name != "" {
-			return fmt.Errorf("cgroup: controller %q: %w", name, errdefs.ErrNotFound)
-		}
+		below.dirs[name] = filepath.Join(dir, rel)
 	}
 	return below.Join(pid, 0)
 }

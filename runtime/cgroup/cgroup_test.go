@@ -96,6 +96,28 @@ func TestAProcessIsInTheGroupAndDiesWithIt(t *testing.T) {
 	})
 }
 
+func TestGroupsBelowAreNamedByController(t *testing.T) {
+	drivers(t, func(t *testing.T, c Config) {
+		m, cmd := create(t, c, nil)
+		for path, want := range map[string]string{
+			"..": "bad sub cgroup path", "/..": "bad sub cgroup path", "a/../../b": "bad sub cgroup path",
+			"nosuch": "no such file or directory",
+		} {
+			err := m.JoinSub(cmd.Process.Pid, map[string]string{"": path})
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: error is %v, want %s", path, err, want)
+			}
+		}
+		err := m.JoinSub(cmd.Process.Pid, map[string]string{"whatever": "/"})
+		if err == nil || !strings.Contains(err.Error(), "unknown controller whatever") {
+			t.Errorf("error is %v", err)
+		}
+		if err := m.JoinSub(cmd.Process.Pid, map[string]string{"": "/"}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestFreezeAndThaw(t *testing.T) {
 	drivers(t, func(t *testing.T, c Config) {
 		m, cmd := create(t, c, nil)

@@ -19,7 +19,7 @@ import (
 // number that is 0 is not set, as with runc, where 0 is no sensible value.
 func (m *Manager) setV1(r *specs.LinuxResources) error {
 	if len(r.Unified) > 0 {
-		return fmt.Errorf("unified resources need cgroup version 2: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("invalid configuration: cannot use unified resources on cgroup version 1: %w", errdefs.ErrInvalidArgument)
 	}
 	steps := []func() error{
 		func() error { return setMemoryV1(m.dirs["memory"], r.Memory) },

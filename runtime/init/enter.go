@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -211,7 +212,7 @@ func (c *container) hooks(name string, status specs.ContainerState) error {
 	}
 	list, dir := c.Spec.Hooks.CreateContainer, c.Bundle
 	if name == "startContainer" {
-		list, dir = c.Spec.Hooks.StartContainer, ""
+		list, dir = inheriting(c.Spec.Hooks.StartContainer, c.Spec.Process.Env), ""
 	}
 	if len(list) == 0 {
 		return nil
@@ -222,6 +223,18 @@ func (c *container) hooks(name string, status specs.ContainerState) error {
 	return hook.Run(context.Background(), name, list, dir, &specs.State{
 		Version: c.Spec.Version, ID: c.ID, Status: status, Pid: os.Getpid(), Bundle: c.Bundle, Annotations: c.Spec.Annotations,
 	}, nil)
+}
+
+// inheriting are hooks that have the environment env if they say no other. The
+// runtime spec does not ask for it; hooks have come to rely on it in runc.
+func inheriting(hooks []specs.Hook, env []string) []specs.Hook {
+	list := slices.Clone(hooks)
+	for i := range list {
+		if len(list[i].Env) == 0 {
+			list[i].Env = env
+		}
+	}
+	return list
 }
 
 // terminal sends the master away and makes the slave the process's.

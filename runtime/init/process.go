@@ -223,18 +223,40 @@ func (c *container) writeAttr(name, value string) error {
 	return err
 }
 
-// environment sets the variables that finding the program needs, and HOME.
+// environment makes the variables of the process final, and sets those that
+// finding the program needs.
 func (c *container) environment() {
 	p := c.Spec.Process
+	p.Env = once(p.Env)
 	os.Clearenv()
 	for _, kv := range p.Env {
-		if name, value, ok := strings.Cut(kv, "="); ok && name != "" {
+		if name, value, ok := strings.Cut(kv, "="); ok {
 			os.Setenv(name, value)
 		}
 	}
-	if _, ok := os.LookupEnv("HOME"); !ok {
+	if p.Env != nil && os.Getenv("HOME") == "" {
 		p.Env = append(p.Env, "HOME="+home(p.User.UID))
 	}
+}
+
+// once leaves of each variable its last value, and no empty HOME, which stands
+// for one that is not known.
+func once(env []string) []string {
+	last := map[string]int{}
+	for i, kv := range env {
+		name, _, _ := strings.Cut(kv, "=")
+		last[name] = i
+	}
+	var kept []string
+	if env != nil {
+		kept = []string{}
+	}
+	for i, kv := range env {
+		if name, _, _ := strings.Cut(kv, "="); last[name] == i && kv != "HOME=" {
+			kept = append(kept, kv)
+		}
+	}
+	return kept
 }
 
 // home looks the user's directory up in the container's /etc/passwd, which
