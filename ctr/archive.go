@@ -25,7 +25,7 @@ func exportImages(f flagSet) action {
 	o := client.ExportOpts{}
 	f.BoolVar(&o.SkipDockerManifest, "skip-manifest-json", false, "No manifest.json of Docker's format")
 	f.BoolVar(&o.SkipNonDistributed, "skip-non-distributable", false, "No layers that may not be passed on")
-	f.StringArrayVar(&o.Platforms, "platform", nil, "Platform, as linux/arm64")
+	listVar(f, &o.Platforms, "platform", "", "Platform, as linux/arm64")
 	f.BoolVar(&o.AllPlatforms, "all-platforms", false, "Write the images for every platform")
 	f.Bool("local", false, "Write the archive from here; the daemon does it all the same")
 	return func(s *session, args []string) error {

@@ -37,10 +37,17 @@ type command struct {
 // help instead.
 var errUsage = errors.New("arguments are missing")
 
-// tree is the table as the command-line library wants it.
+// tree is the table as the command-line library wants it. What a group has in
+// it and the flags of a command come when they are asked for: the rest of some
+// hundred commands would take as long as a call to the daemon.
 type tree struct {
 	session *session
+	groups  map[*cobra.Command]func() // what is still to be filled
 	declare map[*cobra.Command]func() // what is still to be declared
+}
+
+func newTree(s *session) tree {
+	return tree{session: s, groups: make(map[*cobra.Command]func()), declare: make(map[*cobra.Command]func())}
 }
 
 func (t tree) add(parent *cobra.Command, rows []command) {
@@ -53,7 +60,7 @@ func (t tree) add(parent *cobra.Command, rows []command) {
 		}
 		if row.sub != nil {
 			unknown(c)
-			t.add(c, row.sub())
+			t.groups[c] = func() { t.add(c, row.sub()) }
 			continue
 		}
 		t.declare[c] = func() {
@@ -73,20 +80,37 @@ func (t tree) add(parent *cobra.Command, rows []command) {
 	}
 }
 
+// fill puts the commands of a group below it.
+func (t tree) fill(c *cobra.Command) {
+	if fill := t.groups[c]; fill != nil {
+		delete(t.groups, c)
+		fill()
+	}
+}
+
+func (t tree) fillAll() {
+	for len(t.groups) > 0 { // groups have groups
+		for c := range t.groups {
+			t.fill(c)
+		}
+	}
+}
+
 // declareFor declares the command that args name, or all when that is help,
 // completion, or nothing we know.
 func (t tree) declareFor(root *cobra.Command, args []string) {
-	if c := find(root, args); c != nil && t.declare[c] != nil {
+	if c := t.find(root, args); c != nil && t.declare[c] != nil {
 		t.declare[c]()
 		return
 	}
+	t.fillAll()
 	for _, declare := range t.declare {
 		declare()
 	}
 }
 
 // find goes down the tree by the arguments that are names of commands.
-func find(c *cobra.Command, args []string) *cobra.Command {
+func (t tree) find(c *cobra.Command, args []string) *cobra.Command {
 	for len(args) > 0 {
 		arg := args[0]
 		args = args[1:]
@@ -100,7 +124,8 @@ func find(c *cobra.Command, args []string) *cobra.Command {
 		if next == nil {
 			return nil
 		}
-		if c = next; !c.HasSubCommands() {
+		c = next
+		if t.fill(c); !c.HasSubCommands() {
 			return c
 		}
 	}

@@ -119,7 +119,7 @@ func (s *session) execute(args []string) error {
 	root.SetVersionTemplate(fmt.Sprintf("ctr %s %s\n", version.Package, version.Version))
 	s.globals.declare(root.Flags())
 	unknown(root)
-	t := tree{session: s, declare: make(map[*cobra.Command]func())}
+	t := newTree(s)
 	t.add(root, commands())
 	root.SetArgs(args)
 	t.declareFor(root, args)

@@ -11,6 +11,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"slipway/ctr/progress"
@@ -112,8 +113,9 @@ func TestEveryCommandCanBeDeclared(t *testing.T) {
 	s := &session{}
 	root := &cobra.Command{Use: "ctr"}
 	s.globals.declare(root.Flags())
-	tr := tree{session: s, declare: make(map[*cobra.Command]func())}
+	tr := newTree(s)
 	tr.add(root, commands())
+	tr.fillAll()
 	for c, declare := range tr.declare {
 		declare()
 		if c.Short == "" {
@@ -136,12 +138,12 @@ func TestEveryCommandCanBeDeclared(t *testing.T) {
 }
 
 // TestFindsTheCommand claims that only the command that is meant is declared,
-// whatever flags come before it.
+// whatever flags come before it, and that groups that are not are left alone.
 func TestFindsTheCommand(t *testing.T) {
 	s := &session{}
 	root := &cobra.Command{Use: "ctr"}
 	s.globals.declare(root.Flags())
-	tr := tree{session: s, declare: make(map[*cobra.Command]func())}
+	tr := newTree(s)
 	tr.add(root, commands())
 	for args, want := range map[string]string{
 		"i ls":                            "ctr images list",
@@ -154,11 +156,32 @@ func TestFindsTheCommand(t *testing.T) {
 		"-n images":                       "",
 	} {
 		got := ""
-		if c := find(root, strings.Fields(args)); c != nil {
+		if c := tr.find(root, strings.Fields(args)); c != nil {
 			got = c.CommandPath()
 		}
 		if got != want {
 			t.Errorf("%s: %q, want %q", args, got, want)
 		}
+	}
+	if child(root, "leases").HasSubCommands() || len(child(root, "images").Commands()) == 0 {
+		t.Error("groups that no arguments named are filled, or one that they named is not")
+	}
+}
+
+// TestListFlag claims that a flag that may be repeated keeps what it is given
+// as it is, in order, and looks to users as the library's own does.
+func TestListFlag(t *testing.T) {
+	f := pflag.NewFlagSet("", pflag.ContinueOnError)
+	got := listFlag(f, "label", "Label to attach")
+	if err := f.Parse([]string{"--label", "a=1,2", "--label=b", "--label", ""}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"a=1,2", "b", ""}; !slices.Equal(*got, want) {
+		t.Errorf("%q, want %q", *got, want)
+	}
+	theirs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	theirs.StringArray("label", nil, "Label to attach")
+	if f := pflag.NewFlagSet("", pflag.ContinueOnError); listFlag(f, "label", "Label to attach") == nil || f.FlagUsages() != theirs.FlagUsages() {
+		t.Errorf("help %q, the library's %q", f.FlagUsages(), theirs.FlagUsages())
 	}
 }

@@ -33,11 +33,29 @@ func snapshotterFlag(s *session, f flagSet) {
 }
 
 func labelFlag(f flagSet) *[]string {
-	return f.StringArray("label", nil, "Label to attach, key=value")
+	return listFlag(f, "label", "Label to attach, key=value")
 }
 
 func platformFlag(f flagSet) *[]string {
-	return f.StringArray("platform", nil, "Platform, as linux/arm64")
+	return listFlag(f, "platform", "Platform, as linux/arm64")
+}
+
+// list is the value of a flag that may be given more than once. The library's
+// own writes the default of each as a line of CSV when it is declared.
+type list []string
+
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+func (l *list) Type() string       { return "stringArray" }
+func (l *list) String() string     { return strings.Join(*l, ",") }
+
+func listVar(f flagSet, p *[]string, name, short, usage string) {
+	f.VarP((*list)(p), name, short, usage)
+}
+
+func listFlag(f flagSet, name, usage string) *[]string {
+	p := new([]string)
+	listVar(f, p, name, "", usage)
+	return p
 }
 
 // labels reads key=value pairs. A key alone has the value "true".

@@ -13,7 +13,6 @@ import (
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
@@ -21,6 +20,7 @@ import (
 	"slipway/content"
 	"slipway/ctr/progress"
 	"slipway/image"
+	"slipway/internal/reference"
 )
 
 func imageCommands() []command {
@@ -176,7 +176,7 @@ func tagImage(f flagSet) action {
 		}
 		for _, name := range args[1:] {
 			if !*skip {
-				if _, err := reference.ParseAnyReference(name); err != nil {
+				if err := reference.Check(name); err != nil {
 					return fmt.Errorf("error parsing reference: %q is not a valid repository/tag %w", name, err)
 				}
 			}

@@ -114,7 +114,7 @@ const certs = "/etc/containerd/certs.d"
 
 func addRegistry(f flagSet) action {
 	dir := f.String("hosts-dir", certs, "Directory of hosts.toml files")
-	mirrors := f.StringArray("mirror", nil, "URL to pull from before the registry itself")
+	mirrors := listFlag(f, "mirror", "URL to pull from before the registry itself")
 	insecure := f.Bool("insecure", false, "Do not verify the registry's certificate")
 	ca := f.String("ca", "", "File of certificates to trust")
 	force := f.Bool("force", false, "Replace what there is")

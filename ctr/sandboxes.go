@@ -74,7 +74,7 @@ func (s *session) startSandbox(c *client.Client, sandbox *types.Sandbox, config 
 }
 
 func listSandboxes(f flagSet) action {
-	filters := f.StringArray("filters", nil, "Filter")
+	filters := listFlag(f, "filters", "Filter")
 	return func(s *session, _ []string) error {
 		c, err := s.dial()
 		if err != nil {

@@ -165,7 +165,7 @@ func shimExec(f flagSet) action {
 	f.StringVar(&e.stderr, "stderr", "", "FIFO of standard error")
 	f.BoolVarP(&e.tty, "tty", "t", false, "Give the process a terminal")
 	f.BoolVarP(&e.attach, "attach", "a", false, "Stay connected to the FIFOs")
-	f.StringArrayVarP(&e.env, "env", "e", nil, "Environment variable, NAME=value")
+	listVar(f, &e.env, "env", "e", "Environment variable, NAME=value")
 	f.StringVar(&e.cwd, "cwd", "", "Working directory of the process")
 	f.StringVar(&e.spec, "spec", "", "File of the process's spec")
 	return func(s *session, args []string) error {

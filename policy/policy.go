@@ -21,9 +21,10 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"slipway/internal/reference"
 )
 
 // Policy is what a file says. The zero value refuses everything.
@@ -113,7 +114,7 @@ func (p *Policy) ruleFor(name string) (rule, error) {
 	if name == "" || len(p.rules) == 0 {
 		return rule{action: p.action}, nil
 	}
-	named, err := reference.ParseDockerRef(name)
+	named, err := reference.Parse(name)
 	if err != nil {
 		return rule{}, err
 	}

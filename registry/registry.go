@@ -18,8 +18,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	digest "github.com/opencontainers/go-digest"
+
+	"slipway/internal/reference"
 )
 
 // Credential is one way to prove who we are. The zero value is anonymous.
@@ -88,21 +89,21 @@ func (r *Repository) parse() error {
 	if !ok || first != "localhost" && !strings.ContainsAny(first, ".:") {
 		return fmt.Errorf("it must begin with the host of a registry, as in docker.io/library/busybox:latest")
 	}
-	named, err := reference.ParseNormalizedNamed(r.ref)
+	named, err := reference.Parse(r.ref)
 	if err != nil {
 		return err
 	}
-	// What the library normalizes, the names of the wire keep.
+	// What Parse completes, the names of the wire keep.
 	r.host = first
-	r.name = strings.TrimPrefix(named.Name(), reference.Domain(named)+"/")
+	r.name = named.Path
 	if !strings.HasPrefix(rest, r.name) { // docker.io/busybox
 		r.name = strings.TrimPrefix(r.name, "library/")
 	}
-	switch n := named.(type) {
-	case reference.Digested:
-		r.object = n.Digest().String()
-	case reference.Tagged:
-		r.object = n.Tag()
+	switch {
+	case named.Digest != "":
+		r.object = named.Digest.String()
+	case named.Tag != "":
+		r.object = named.Tag
 	default:
 		return fmt.Errorf("a tag or digest is required, as in %s:latest", r.ref)
 	}

@@ -12,13 +12,13 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	digest "github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"slipway/diff"
 	"slipway/image"
+	"slipway/internal/reference"
 )
 
 // Media types of the images that docker save describes.
@@ -68,11 +68,12 @@ func (a *reader) docker(ctx context.Context) (desc ocispec.Descriptor, err error
 
 // nameAnnotations are those of an image with a name as people write it.
 func nameAnnotations(name string) (map[string]string, error) {
-	named, err := reference.ParseDockerRef(name)
+	named, err := reference.Parse(name)
 	if err != nil {
 		return nil, fmt.Errorf("name %q: %w: %w", name, err, errdefs.ErrInvalidArgument)
 	}
-	return map[string]string{NameAnnotation: named.String(), TagAnnotation: tagOf(named.String())}, nil
+	full := named.Single().String()
+	return map[string]string{NameAnnotation: full, TagAnnotation: tagOf(full)}, nil
 }
 
 // tagOf is the last part of a full name: its tag, or its digest.
@@ -81,11 +82,11 @@ func tagOf(name string) string {
 	if err != nil {
 		return name
 	}
-	switch n := named.(type) {
-	case reference.Tagged:
-		return n.Tag()
-	case reference.Digested:
-		return n.Digest().String()
+	switch {
+	case named.Tag != "":
+		return named.Tag
+	case named.Digest != "":
+		return named.Digest.String()
 	}
 	return name
 }
@@ -199,14 +200,11 @@ func (a *reader) compress(ctx context.Context, desc ocispec.Descriptor, plain io
 // repoTag is a name as docker load wants it, or "" for one that it does not
 // take.
 func repoTag(name string) string {
-	named, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
+	named, err := reference.Parse(name)
+	if err != nil || named.Digest != "" {
 		return ""
 	}
-	if _, ok := named.(reference.Digested); ok {
-		return ""
-	}
-	return reference.FamiliarString(reference.TagNameOnly(named))
+	return named.Single().Familiar()
 }
 
 // withName adds the annotations of a name to a descriptor.

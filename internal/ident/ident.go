@@ -7,7 +7,6 @@ package ident
 import (
 	"context"
 	"fmt"
-	"regexp"
 
 	"github.com/containerd/errdefs"
 )
@@ -18,7 +17,8 @@ const MaxLen = 76
 // maxLabel is the largest sum of the lengths of a label's key and value.
 const maxLabel = 4096
 
-var pattern = regexp.MustCompile(`^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`)
+// pattern is what identifiers match, for the error that says so.
+const pattern = `^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$`
 
 // A Namespace keeps the objects of one client apart from those of others.
 type Namespace string
@@ -44,10 +44,27 @@ func Check(id string) error {
 	if len(id) > MaxLen {
 		return fmt.Errorf("identifier %q greater than maximum length (%d characters): %w", id, MaxLen, errdefs.ErrInvalidArgument)
 	}
-	if !pattern.MatchString(id) {
+	if !matches(id) {
 		return fmt.Errorf("identifier %q must match %v: %w", id, pattern, errdefs.ErrInvalidArgument)
 	}
 	return nil
+}
+
+// matches is pattern written out: every program that starts pays for what is
+// compiled ahead of main.
+func matches(id string) bool {
+	parted := true // at the beginning or after a separator
+	for i := range len(id) {
+		switch c := id[i]; {
+		case '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
+			parted = false
+		case parted || c != '.' && c != '_' && c != '-':
+			return false
+		default:
+			parted = true
+		}
+	}
+	return !parted
 }
 
 // CheckLabel reports why a label is too long, as errdefs.ErrInvalidArgument.

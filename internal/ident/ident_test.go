@@ -3,6 +3,7 @@
 package ident
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -20,6 +21,18 @@ func TestCheck(t *testing.T) {
 			t.Errorf("Check(%q) = %v, want an invalid argument", id, err)
 		}
 	}
+}
+
+func FuzzMatchesIsThePattern(f *testing.F) {
+	want := regexp.MustCompile(pattern)
+	for _, id := range []string{"", "a", "A-b_c.d", "a..b", "-a", "a-", "ä", "a\n"} {
+		f.Add(id)
+	}
+	f.Fuzz(func(t *testing.T, id string) {
+		if matches(id) != want.MatchString(id) {
+			t.Errorf("matches(%q) = %v", id, matches(id))
+		}
+	})
 }
 
 func TestScopeNeedsNamespace(t *testing.T) {
