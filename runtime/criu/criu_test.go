@@ -98,10 +98,10 @@ func file(name string) []byte {
 	reg.number(1, 4)
 	reg.number(2, 0o2001) // O_APPEND
 	reg.number(3, 77)
-	reg.text(5, name)
-	reg.number(7, 500)
-	reg.flag(8, true)
-	reg.number(9, 0o100644)
+	reg.text(6, name)
+	reg.number(8, 500)
+	reg.flag(9, true)
+	reg.number(10, 0o100644)
 	entry.number(1, 1)
 	entry.number(2, 4)
 	entry.message(3, reg)
@@ -121,7 +121,7 @@ func filesOf(t *testing.T, data []byte) map[string]map[number]uint64 {
 			numbers, name := map[number]uint64{}, ""
 			defer func() { all[name] = numbers }()
 			return eachField(b, func(n number, v uint64, b []byte) error {
-				if numbers[n] = v; n == 5 {
+				if numbers[n] = v; n == 6 {
 					name = string(b)
 				}
 				return nil
@@ -153,9 +153,9 @@ func TestImagesTakeReplacements(t *testing.T) {
 		described bool
 	}{"file[1:2]": {math.MaxUint64, false}, "file[1:3]": {77, false}, "/kept": {77, true}} {
 		f := filesOf(t, got)[name]
-		_, size := f[7]
-		_, mode := f[9]
-		if f[1] != 4 || f[2] != 0o2001 || f[3] != c.position || f[8] != 1 || size != c.described || mode != c.described {
+		_, size := f[8]
+		_, mode := f[10]
+		if f[1] != 4 || f[2] != 0o2001 || f[3] != c.position || f[9] != 1 || size != c.described || mode != c.described {
 			t.Errorf("%s: %v", name, f)
 		}
 	}

@@ -56,12 +56,12 @@ func replaceable(data []byte, files []Replacement) ([]byte, error) {
 			return nil, errFilesImage
 		}
 		entry, err := edit(data[4:4+size], func(n number, b, field []byte) (fields, error) {
-			if n != 3 { // reg_file_entry
+			if n != entryFile {
 				return field, nil
 			}
 			file, err := replaceableFile(b, files)
 			var f fields
-			f.message(3, file)
+			f.message(entryFile, file)
 			return f, err
 		})
 		if err != nil {
@@ -73,6 +73,17 @@ func replaceable(data []byte, files []Replacement) ([]byte, error) {
 	return out, nil
 }
 
+// Fields of file_entry and of reg_file_entry (images/fdinfo.proto and
+// regfile.proto).
+const (
+	entryFile = 3
+
+	filePosition = 3
+	fileName     = 6
+	fileSize     = 8
+	fileMode     = 10
+)
+
 // noPosition is where CRIU does not seek to.
 const noPosition = math.MaxUint64
 
@@ -80,7 +91,7 @@ const noPosition = math.MaxUint64
 func replaceableFile(entry fields, files []Replacement) (fields, error) {
 	var name string
 	err := eachField(entry, func(n number, _ uint64, b []byte) error {
-		if n == 5 {
+		if n == fileName {
 			name = string(b)
 		}
 		return nil
@@ -91,11 +102,11 @@ func replaceableFile(entry fields, files []Replacement) (fields, error) {
 		}
 		return edit(entry, func(n number, _, field []byte) (fields, error) {
 			switch {
-			case n == 7 || n == 9: // size, mode
+			case n == fileSize || n == fileMode:
 				return nil, nil
-			case n == 3 && f.Stream:
+			case n == filePosition && f.Stream:
 				var position fields
-				position.number(3, noPosition)
+				position.number(filePosition, noPosition)
 				return position, nil
 			}
 			return field, nil
