@@ -166,7 +166,7 @@ func (c *Container) saveDescriptors(o *criu.Options) error {
 		if !strings.HasPrefix(name, "/") {
 			continue
 		}
-		outside, seekable, err := outsideFile(c.record.Pid, fd, mounts)
+		outside, err := outsideFile(c.record.Pid, fd, mounts)
 		if err != nil {
 			return err
 		}
@@ -174,9 +174,7 @@ func (c *Container) saveDescriptors(o *criu.Options) error {
 			continue
 		}
 		o.External = append(o.External, outside)
-		if names[i] = outside; seekable {
-			names[i] = seekableFile + outside
-		}
+		names[i] = outside
 	}
 	data, err := json.Marshal(names)
 	if err != nil {
@@ -187,21 +185,20 @@ func (c *Container) saveDescriptors(o *criu.Options) error {
 
 // outsideFile is CRIU's name of a file or FIFO that a process has open from
 // none of its mounts, or empty. Terminals and devices are CRIU's own affair.
-// A file's position is part of the images, a FIFO has none.
-func outsideFile(pid int, fd string, mounts map[int]bool) (name string, seekable bool, err error) {
+func outsideFile(pid int, fd string, mounts map[int]bool) (string, error) {
 	var st unix.Stat_t
 	file := fmt.Sprintf("/proc/%d/fd/%s", pid, fd)
 	if err := unix.Stat(file, &st); err != nil {
-		return "", false, &os.PathError{Op: "stat", Path: file, Err: err}
+		return "", &os.PathError{Op: "stat", Path: file, Err: err}
 	}
 	kind := st.Mode & unix.S_IFMT
 	if kind != unix.S_IFREG && kind != unix.S_IFIFO {
-		return "", false, nil
+		return "", nil
 	}
 	info := fmt.Sprintf("/proc/%d/fdinfo/%s", pid, fd)
 	text, err := os.ReadFile(info)
 	if err != nil {
-		return "", false, err
+		return "", err
 	}
 	for line := range strings.Lines(string(text)) {
 		id, ok := strings.CutPrefix(line, "mnt_id:")
@@ -210,17 +207,15 @@ func outsideFile(pid int, fd string, mounts map[int]bool) (name string, seekable
 		}
 		mount, err := strconv.Atoi(strings.TrimSpace(id))
 		if err != nil || mounts[mount] {
-			return "", false, err
+			return "", err
 		}
-		return fmt.Sprintf("%s%x:%x]", externalFile, mount, st.Ino), kind == unix.S_IFREG, nil
+		return fmt.Sprintf("%s%x:%x]", externalFile, mount, st.Ino), nil
 	}
-	return "", false, fmt.Errorf("%s: no mnt_id", info)
+	return "", fmt.Errorf("%s: no mnt_id", info)
 }
 
-const (
-	externalFile = "file["     // begins the names of files that CRIU does not restore,
-	seekableFile = "seekable:" // after this, in descriptorsFile, if they have a position
-)
+// externalFile begins the names of files that CRIU does not restore.
+const externalFile = "file["
 
 // mountIDs are the mounts that a process sees.
 func mountIDs(pid int) (map[int]bool, error) {

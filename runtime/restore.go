@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/cyphar/filepath-securejoin/pathrs-lite"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -28,6 +28,7 @@ type restoration struct {
 	creation
 	options criu.Options
 	root    string // where the root file system is mounted meanwhile
+	images  string // where the images are, if they are not taken as they are
 }
 
 // Restore makes the container of config from the images in o.Images. It is
@@ -58,6 +59,9 @@ func Restore(ctx context.Context, config Config, o criu.Options) (_ *Container, 
 	}
 	if err := r.describe(); err != nil {
 		return nil, err
+	}
+	if err := r.mountImages(); err != nil {
+		return nil, fmt.Errorf("restore: images: %w", err)
 	}
 	defer r.launch.close() // what CRIU has inherited
 	session := criu.Session{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Wait: r.Wait, Started: r.started, Notify: r.notified}
@@ -127,14 +131,75 @@ func closeIf(f *os.File) error {
 	return f.Close()
 }
 
-func (r *restoration) unmount() error {
-	if r.root == "" {
+// mountImages makes a view of the images in which those of the caller's
+// streams that take the place of files from outside are let in. The caller's
+// images stay as they are. CRIU looks images up from inside of the container,
+// too, so the view is made of mounts: symbolic links would not lead there.
+func (r *restoration) mountImages() error {
+	var files []criu.Replacement
+	for _, i := range r.options.Inherit {
+		if !strings.HasPrefix(i.Name, externalFile) {
+			continue
+		}
+		stream, err := r.isStream(i.Fd)
+		if err != nil {
+			return err
+		}
+		files = append(files, criu.Replacement{Name: i.Name, Stream: stream})
+	}
+	if len(files) == 0 {
 		return nil
 	}
-	if err := linux.Unmount(r.root, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+	data, err := criu.Replaceable(r.options.Images, files)
+	if err != nil {
 		return err
 	}
-	if err := os.Remove(r.root); err != nil && !errors.Is(err, os.ErrNotExist) {
+	r.images = filepath.Join(r.c.dir, "criu-images")
+	if err := os.Mkdir(r.images, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(r.filesImage(), data, 0o600); err != nil {
+		return err
+	}
+	if err := linux.Mount(r.options.Images, r.images, "", unix.MS_BIND, ""); err != nil {
+		return err
+	}
+	r.options.Images = r.images
+	return linux.Mount(r.filesImage(), filepath.Join(r.images, criu.FilesImage), "", unix.MS_BIND, "")
+}
+
+func (r *restoration) filesImage() string { return filepath.Join(r.c.dir, "criu-"+criu.FilesImage) }
+
+// isStream reports whether the caller's stream that is descriptor fd has no
+// position to go to. Without one CRIU's own takes its place, which is
+// /dev/null.
+func (r *restoration) isStream(fd int) (bool, error) {
+	stream := []*os.File{r.Stdin, r.Stdout, r.Stderr}[fd]
+	if stream == nil {
+		return true, nil
+	}
+	info, err := stream.Stat()
+	return err == nil && !info.Mode().IsRegular(), err
+}
+
+func (r *restoration) unmount() error {
+	var errs []error
+	for _, dir := range []string{r.images, r.root} {
+		if dir == "" {
+			continue
+		}
+		err := linux.Unmount(dir, unix.MNT_DETACH)
+		if err == nil || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			err = removeIf(dir)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, removeIf(r.filesImage()))...)
+}
+
+// removeIf removes what may not be there.
+func removeIf(name string) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -158,9 +223,7 @@ func (r *restoration) describe() error {
 	}
 	for fd, name := range names {
 		if fd < 3 {
-			if err := r.inherit(fd, name); err != nil {
-				return err
-			}
+			r.inherit(fd, name)
 		}
 	}
 	for _, ns := range r.Spec.Linux.Namespaces {
@@ -183,24 +246,17 @@ func (r *restoration) describe() error {
 }
 
 // inherit puts the caller's stream in the place of what was descriptor fd,
-// unless CRIU restores that. CRIU seeks to where a file was and compares its
-// mode (validate_file of CRIU 3.17): only a file can take the place of a file.
-func (r *restoration) inherit(fd int, name string) error {
-	name, seekable := strings.CutPrefix(name, seekableFile)
+// unless CRIU restores that. Descriptors that were one file become the first
+// of them.
+func (r *restoration) inherit(fd int, name string) {
+	name = strings.TrimPrefix(name, "seekable:") // of images before 2026-11-30
 	if !strings.Contains(name, "pipe:") && !strings.HasPrefix(name, externalFile) {
-		return nil
+		return
 	}
-	if stream := []*os.File{r.Stdin, r.Stdout, r.Stderr}[fd]; seekable && stream != nil {
-		info, err := stream.Stat()
-		if err != nil {
-			return err
-		}
-		if !info.Mode().IsRegular() {
-			return fmt.Errorf("restore: descriptor %d was a file when the checkpoint was made, and %s is none: %w", fd, stream.Name(), errdefs.ErrNotImplemented)
-		}
+	if slices.ContainsFunc(r.options.Inherit, func(i criu.Inherited) bool { return i.Name == name }) {
+		return
 	}
 	r.options.Inherit = append(r.options.Inherit, criu.Inherited{Name: name, Fd: fd})
-	return nil
 }
 
 // started puts CRIU into the container's groups, where what it restores will

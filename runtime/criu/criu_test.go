@@ -3,9 +3,12 @@
 package criu
 
 import (
+	"encoding/binary"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -87,4 +90,87 @@ func TestWithoutCRIU(t *testing.T) {
 func FuzzResponse(f *testing.F) {
 	f.Add([]byte("\x08\x06\x10\x01\x2a\x02\x0a\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) { _, _ = parseResponse(data) })
+}
+
+// file is an entry of files.img.
+func file(name string) []byte {
+	var reg, entry fields
+	reg.number(1, 4)
+	reg.number(2, 0o2001) // O_APPEND
+	reg.number(3, 77)
+	reg.text(6, name)
+	reg.number(8, 500)
+	reg.flag(9, true)
+	reg.number(10, 0o100644)
+	entry.number(1, 1)
+	entry.number(2, 4)
+	entry.message(3, reg)
+	return append(binary.LittleEndian.AppendUint32(nil, uint32(len(entry))), entry...)
+}
+
+// filesOf reads files.img: the numbers in each file's entry, by its name.
+func filesOf(t *testing.T, data []byte) map[string]map[number]uint64 {
+	t.Helper()
+	all := map[string]map[number]uint64{}
+	for data = data[8:]; len(data) > 0; {
+		size := binary.LittleEndian.Uint32(data)
+		err := eachField(data[4:4+size], func(n number, _ uint64, b []byte) error {
+			if n != 3 {
+				return nil
+			}
+			numbers, name := map[number]uint64{}, ""
+			defer func() { all[name] = numbers }()
+			return eachField(b, func(n number, v uint64, b []byte) error {
+				if numbers[n] = v; n == 6 {
+					name = string(b)
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data = data[4+size:]
+	}
+	return all
+}
+
+func TestImagesTakeReplacements(t *testing.T) {
+	images := t.TempDir()
+	data := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, commonMagic), filesMagic)
+	for _, name := range []string{"file[1:2]", "file[1:3]", "/kept"} {
+		data = append(data, file(name)...)
+	}
+	if err := os.WriteFile(filepath.Join(images, FilesImage), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Replaceable(images, []Replacement{{"file[1:2]", true}, {"file[1:3]", false}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		position  uint64
+		described bool
+	}{"file[1:2]": {math.MaxUint64, false}, "file[1:3]": {77, false}, "/kept": {77, true}} {
+		f := filesOf(t, got)[name]
+		_, size := f[8]
+		_, mode := f[10]
+		if f[1] != 4 || f[2] != 0o2001 || f[3] != c.position || f[9] != 1 || size != c.described || mode != c.described {
+			t.Errorf("%s: %v", name, f)
+		}
+	}
+	if now, _ := os.ReadFile(filepath.Join(images, FilesImage)); !slices.Equal(now, data) {
+		t.Error("the images have changed")
+	}
+	for _, bad := range [][]byte{nil, []byte("12345678"), data[:len(data)-1], data[:10], append(slices.Clone(data), 1, 0, 0, 0, 0)} {
+		if _, err := replaceable(bad, nil); err == nil {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+}
+
+func FuzzReplaceable(f *testing.F) {
+	header := binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint32(nil, commonMagic), filesMagic)
+	f.Add(append(header, file("a")...))
+	f.Fuzz(func(t *testing.T, data []byte) { _, _ = replaceable(data, []Replacement{{"a", true}}) })
 }

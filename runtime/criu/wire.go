@@ -103,3 +103,24 @@ func value(kind uint64, data []byte) (v uint64, b, rest []byte, ok bool) {
 	data = data[size:]
 	return v, data[:length], data[length:], true
 }
+
+// edit writes a message anew: change returns what takes the place of a field,
+// of which b is the value if that is bytes.
+func edit(data []byte, change func(n number, b, field []byte) (fields, error)) (out fields, err error) {
+	for len(data) > 0 {
+		tag, size := binary.Uvarint(data)
+		if size <= 0 || tag>>3 == 0 {
+			return nil, errMessage
+		}
+		_, b, rest, ok := value(tag&7, data[size:])
+		if !ok {
+			return nil, errMessage
+		}
+		field, err := change(number(tag>>3), b, data[:len(data)-len(rest)])
+		if err != nil {
+			return nil, err
+		}
+		out, data = append(out, field...), rest
+	}
+	return out, nil
+}

@@ -3,6 +3,8 @@
 package runtime_test
 
 import (
+	"bufio"
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,6 +79,71 @@ func TestACheckpointIsRestored(t *testing.T) {
 			}
 			l.ok("delete", "--force", l.name)
 		})
+	}
+}
+
+// Output that was a file from outside goes on to whatever restore is given: a
+// pipe, or a file, which is not begun anew.
+func TestAFileIsReplacedByARestore(t *testing.T) {
+	needCRIU(t)
+	l := newLab(t, runc)
+	l.bundle(func(s *specs.Spec) {
+		s.Root.Readonly = false
+		s.Process.Args = []string{"sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; echo $i > /n.new; mv /n.new /n; sleep 0.02; done"}
+	})
+	file := func(name string) *os.File {
+		f, err := os.OpenFile(filepath.Join(l.dir, name), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o640)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	first, second := file("first.log"), file("second.log")
+	runTo := func(out *os.File, args ...string) {
+		t.Helper()
+		cmd := exec.Command(l.command, append([]string{"--root", l.root}, args...)...)
+		cmd.Dir = l.dir
+		cmd.Stdout, cmd.Stderr = out, out
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("%v: %v", args, err)
+		}
+	}
+	runTo(first, "run", "-d", l.name)
+	l.counts(10)
+	l.ok("checkpoint", "--image-path", "images", l.name)
+	before, err := os.ReadFile(filepath.Join(l.dir, "images/files.img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	reached := l.counts(0)
+	runTo(w, "restore", "-d", "--image-path", "images", l.name)
+	w.Close()
+	line, err := bufio.NewReader(r).ReadString('\n')
+	if n, numeric := strconv.Atoi(strings.TrimSpace(line)); err != nil || numeric != nil || n < reached {
+		t.Errorf("the pipe gets %q after %d: %v", line, reached, err)
+	}
+	l.ok("delete", "--force", l.name)
+
+	second.WriteString("kept\n")
+	if err := second.Chmod(0o600); err != nil {
+		t.Fatal(err)
+	}
+	runTo(second, "restore", "-d", "--image-path", "images", l.name)
+	l.counts(l.counts(0) + 5)
+	l.ok("delete", "--force", l.name)
+	text, err := os.ReadFile(second.Name())
+	if lines := strings.Fields(string(text)); err != nil || len(lines) < 5 || lines[0] != "kept" {
+		t.Errorf("the second file: %q, %v", text, err)
+	}
+	if after, err := os.ReadFile(filepath.Join(l.dir, "images/files.img")); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("the images have changed: %v", err)
 	}
 }
 
