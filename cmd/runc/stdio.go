@@ -157,7 +157,8 @@ func (s *stdio) started(p *runtime.Process) error {
 }
 
 // raw has the process's terminal interpret what is typed, not this one
-// (termios(3), "Raw mode").
+// (termios(3), "Raw mode"). What is printed this one interprets: it may be
+// redirected, and is plain text then (PlainOutput).
 func (s *stdio) raw() error {
 	old, err := unix.IoctlGetTermios(int(s.host.Fd()), unix.TCGETS)
 	if err != nil {
@@ -166,7 +167,6 @@ func (s *stdio) raw() error {
 	s.restore = old
 	t := *old
 	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	t.Oflag &^= unix.OPOST
 	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
 	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
 	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
