@@ -30,3 +30,14 @@ func SetWindowSize(tty *os.File, width, height uint16) error {
 func SetControllingTerminal(tty *os.File) error {
 	return pathError("set controlling terminal", tty.Name(), unix.IoctlSetInt(int(tty.Fd()), unix.TIOCSCTTY, 0))
 }
+
+// PlainOutput has tty pass line feeds on without a carriage return (ONLCR of
+// termios(3)).
+func PlainOutput(tty *os.File) error {
+	t, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
+	if err == nil {
+		t.Oflag &^= unix.ONLCR
+		err = unix.IoctlSetTermios(int(tty.Fd()), unix.TCSETS, t)
+	}
+	return pathError("set modes of", tty.Name(), err)
+}

@@ -24,6 +24,9 @@ type Config struct {
 	// ConsoleSocket is a connected unix socket that gets the master of the
 	// terminal. Without it the master is the process's Console.
 	ConsoleSocket *os.File
+	// PlainOutput keeps the terminal from ending lines with a carriage return,
+	// for a caller that prints on another terminal, which does.
+	PlainOutput bool
 	// ExtraFiles become descriptors 3 and up of the process.
 	ExtraFiles []*os.File
 	// Rootfs is a detached mount to use as root file system in place of the
@@ -62,6 +65,7 @@ type ProcessConfig struct {
 	Spec                  *specs.Process
 	Stdin, Stdout, Stderr *os.File
 	ConsoleSocket         *os.File
+	PlainOutput           bool // see Config
 	ExtraFiles            []*os.File
 	PidFile               string
 	PidfdSocket           string

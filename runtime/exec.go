@@ -90,6 +90,7 @@ func (x *execution) fill() error {
 	}
 	process := *x.Spec
 	l.init = protocol.Init{ID: x.c.id, Join: true, NoNewKeyring: x.c.record.Config.NoNewKeyring, Spec: &protocol.Spec{Process: &process, Linux: &protocol.Linux{}}}
+	l.init.PlainOutput = x.PlainOutput
 	return x.inherit(&process)
 }
 

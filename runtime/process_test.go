@@ -49,6 +49,35 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+func TestPlainOutput(t *testing.T) {
+	b := newBox(t, "echo one; echo two")
+	b.spec.Process.Terminal = true
+	c, _, err := b.create(func(c *Config) { c.PlainOutput = true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(p *Process) string {
+		defer p.Console.Close()
+		data, _ := io.ReadAll(p.Console) // EIO at the end
+		return string(data)
+	}
+	p, err := c.Exec(context.Background(), ProcessConfig{
+		Spec: &specs.Process{Args: []string{"echo", "exec"}, Cwd: "/", Env: []string{"PATH=/bin"}, Terminal: true}, PlainOutput: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := read(p); wait(t, p) != 0 || out != "exec\n" {
+		t.Errorf("exec printed %q", out)
+	}
+	if err := c.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if out := read(c.Init()); wait(t, c.Init()) != 0 || out != "one\ntwo\n" {
+		t.Errorf("printed %q", out)
+	}
+}
+
 func TestConsoleSocketGetsTheMaster(t *testing.T) {
 	b := newBox(t, "tty")
 	b.spec.Process.Terminal = true

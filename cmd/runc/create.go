@@ -125,6 +125,7 @@ func (a *app) make(l *launch, id string, create func(runtime.Config) (*runtime.C
 		}
 	}()
 	config.Stdin, config.Stdout, config.Stderr, config.ConsoleSocket = io.stdin, io.stdout, io.stderr, io.socket
+	config.PlainOutput = io.host != nil
 	c, err := create(*config)
 	if err != nil {
 		return nil, nil, err

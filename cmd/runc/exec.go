@@ -90,6 +90,7 @@ func (e *execution) run(a *app, id string, args []string) (int, error) {
 	}
 	defer io.close()
 	config.Stdin, config.Stdout, config.Stderr, config.ConsoleSocket = io.stdin, io.stdout, io.stderr, io.socket
+	config.PlainOutput = io.host != nil
 	process, err := c.Exec(background(), config)
 	if err != nil {
 		return 0, err

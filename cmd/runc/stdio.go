@@ -148,11 +148,7 @@ func (s *stdio) started(p *runtime.Process) error {
 	s.master = p.Console
 	s.ours = append(s.ours, p.Console)
 	s.resize()
-	err := plainNewlines(s.master)
-	if err == nil {
-		err = s.raw()
-	}
-	if err != nil {
+	if err := s.raw(); err != nil {
 		return fmt.Errorf("terminal: %w", err)
 	}
 	go io.Copy(s.master, os.Stdin) // ends with this program
@@ -160,19 +156,9 @@ func (s *stdio) started(p *runtime.Process) error {
 	return nil
 }
 
-// plainNewlines has the process's terminal leave the ends of lines as they are
-// written: the host's adds carriage returns, and a file is to have none.
-func plainNewlines(master *os.File) error {
-	t, err := unix.IoctlGetTermios(int(master.Fd()), unix.TCGETS)
-	if err != nil {
-		return err
-	}
-	t.Oflag &^= unix.ONLCR
-	return unix.IoctlSetTermios(int(master.Fd()), unix.TCSETS, t)
-}
-
 // raw has the process's terminal interpret what is typed, not this one
-// (termios(3), "Raw mode"). What is printed is this one's.
+// (termios(3), "Raw mode"). What is printed this one interprets: it may be
+// redirected, and is plain text then (PlainOutput).
 func (s *stdio) raw() error {
 	old, err := unix.IoctlGetTermios(int(s.host.Fd()), unix.TCGETS)
 	if err != nil {

@@ -145,7 +145,7 @@ func (m *Manager) Create(pid int, r *specs.LinuxResources) (err error) {
 		}
 	}
 	if err := m.make(); err != nil {
-		return fmt.Errorf("cgroup: %w", err)
+		return fmt.Errorf("unable to apply cgroup configuration: %w", err)
 	}
 	if err := m.set(r, true); err != nil {
 		return fmt.Errorf("cgroup: %w", err)

@@ -246,6 +246,11 @@ func (c *container) terminal(master, slave *os.File) error {
 			return err
 		}
 	}
+	if c.PlainOutput {
+		if err := linux.PlainOutput(slave); err != nil {
+			return err
+		}
+	}
 	if err := c.conn.Send(protocol.Message{Kind: protocol.Console}, master); err != nil {
 		return err
 	}

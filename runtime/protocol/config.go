@@ -40,6 +40,7 @@ type Init struct {
 	NoPivot      bool
 	Rootless     bool
 	NoNewKeyring bool
+	PlainOutput  bool // the terminal leaves line feeds as they are
 	AskHooks     bool // there are prestart or createRuntime hooks
 
 	// Cgroups are the host's mounted hierarchies with the container's
