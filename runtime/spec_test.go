@@ -3,6 +3,7 @@
 package runtime
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -192,6 +193,7 @@ func TestSpec(t *testing.T) {
 		}},
 		{"mode of a tmpfs", "stat -c %a /tmp", "1500", func(b *box) { b.mount("/tmp", "tmpfs", "tmpfs", "mode=1500") }},
 		{"masked directories are of one file system", "stat -c %d /a /b | busybox uniq | busybox wc -l; grep -c ' /[abf] ' /proc/self/mounts; touch /b/x 2>/dev/null || echo ro", "1\n3\nro", func(b *box) {
+			b.needTrees()
 			for _, name := range []string{"a/x", "b/x", "f"} {
 				b.file(name, "", 0o644)
 			}
@@ -204,15 +206,14 @@ func TestSpec(t *testing.T) {
 			b.mount("/one", "bind", b.host(), "bind")
 			b.mount("/two", "bind", filepath.Join(b.bundle, "rootfs/one"), "bind")
 		}},
-		{"bind what was mounted before in a user namespace", "cat /two/file", "data", func(b *box) {
+		{"bind in a user namespace that cannot reach the source, and bind that", "cat /two", "data", func(b *box) {
+			b.needTrees()
 			userns(b)
 			dir := b.host()
-			if err := os.Chmod(dir, 0o700); err != nil { // the runtime opens it
+			if err := os.Chmod(dir, 0o700); err != nil {
 				b.t.Fatal(err)
 			}
 			b.mount("/one", "bind", dir+"/file", "bind")
-			b.mount("/three", "bind", dir, "bind")
-			b.spec.Process.Args[2] = "cat /two/file 2>/dev/null || cat /two"
 			b.mount("/two", "bind", filepath.Join(b.bundle, "rootfs/one"), "bind")
 		}},
 		{"idmapped from what was mounted before", "stat -c %u /two/file", "7", func(b *box) {
@@ -313,6 +314,13 @@ func TestFlagsOfTheHostCannotBeCleared(t *testing.T) {
 			t.Errorf("%s: %v", option, err)
 		}
 		unix.Unmount(dir, unix.MNT_DETACH) // the next one's is at the same place
+	}
+}
+
+// needTrees skips where mounts cannot be detached.
+func (b *box) needTrees() {
+	if _, err := cloneTree("/", false); errors.Is(err, unix.ENOSYS) {
+		b.t.Skip("needs Linux 5.2")
 	}
 }
 

@@ -444,3 +444,10 @@ func FuzzCompile(f *testing.F) {
 		run(t, out.Filter, data{nr: uint32(v), arch: unix.AUDIT_ARCH_X86_64, args: [6]uint64{v}}, false)
 	})
 }
+
+func TestAListenerPathWithoutARuleMeansNothing(t *testing.T) {
+	p, err := Compile(&specs.LinuxSeccomp{DefaultAction: specs.ActAllow, ListenerPath: "/run/agent"})
+	if err != nil || p.Notify {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
