@@ -177,8 +177,11 @@ func (r *registryFlags) credentials(s *session, ref string) (user, secret string
 // readLine reads a line, without its end.
 func readLine(r io.Reader) (string, error) {
 	line, err := bufio.NewReader(r).ReadString('\n')
-	if line != "" && err == io.EOF {
+	switch {
+	case line != "" && err == io.EOF:
 		err = nil
+	case err == io.EOF:
+		err = errors.New("no password: the input is empty")
 	}
 	return strings.TrimRight(line, "\r\n"), err
 }

@@ -26,7 +26,13 @@ import (
 )
 
 func checkContent(flagSet) action {
-	return func(s *session, filters []string) error {
+	return func(s *session, args []string) error {
+		filters := slices.Clone(args)
+		for i, f := range filters {
+			if digest.Digest(f).Validate() == nil {
+				filters[i] = "digest==" + f
+			}
+		}
 		store, err := s.store()
 		if err != nil {
 			return err
@@ -34,19 +40,30 @@ func checkContent(flagSet) action {
 		all, bad := 0, 0
 		err = store.Walk(s.ctx, func(i content.Info) error {
 			all++
-			if err := fsck.Blob(s.ctx, store, ocispec.Descriptor{Digest: i.Digest, Size: i.Size}); errdefs.IsDataLoss(err) {
+			err := fsck.Blob(s.ctx, store, ocispec.Descriptor{Digest: i.Digest, Size: i.Size})
+			if errdefs.IsNotFound(err) {
+				if _, gone := store.Info(s.ctx, i.Digest); errdefs.IsNotFound(gone) {
+					all--
+					return nil // collected meanwhile
+				}
+				err = fmt.Errorf("%s: missing: %w", i.Digest, errdefs.ErrDataLoss)
+			}
+			if errdefs.IsDataLoss(err) {
 				bad++
 				fmt.Fprintln(s.out, err)
-			} else if err != nil && !errdefs.IsNotFound(err) { // collected meanwhile
-				return err
+				return nil
 			}
-			return nil
+			return err
 		}, filters...)
 		if err != nil {
 			return err
 		}
 		if bad > 0 {
 			return fmt.Errorf("%d of %d blobs are damaged: %w", bad, all, errdefs.ErrDataLoss)
+		}
+		if all == 1 {
+			fmt.Fprintln(s.out, "1 blob is sound")
+			return nil
 		}
 		fmt.Fprintf(s.out, "%d blobs are sound\n", all)
 		return nil
@@ -63,8 +80,10 @@ func fsckImages(f flagSet) action {
 		}
 		if len(args) > 0 {
 			all = slices.DeleteFunc(all, func(i *imagesapi.Image) bool { return !slices.Contains(args, i.Name) })
-			if len(all) < len(args) {
-				return fmt.Errorf("image of %s: %w", strings.Join(args, ", "), errdefs.ErrNotFound)
+			for _, name := range args {
+				if !slices.ContainsFunc(all, func(i *imagesapi.Image) bool { return i.Name == name }) {
+					return fmt.Errorf("image %q: %w", name, errdefs.ErrNotFound)
+				}
 			}
 		}
 		sn, err := c.Snapshotter(s.ctx, *name)

@@ -4,12 +4,14 @@ package ctr
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,10 +30,11 @@ func login(f flagSet) action {
 	flags := registryOf(f)
 	stdin := f.Bool("password-stdin", false, "Read the password from standard input")
 	return func(s *session, args []string) error {
-		host := arg(args, 0)
-		if host == "" {
-			host = "docker.io"
+		host, plain, err := hostArg(args)
+		if err != nil {
+			return err
 		}
+		flags.plainHTTP = flags.plainHTTP || plain
 		if flags.user == "" && flags.refresh == "" {
 			return errors.New("please provide --user or --refresh")
 		}
@@ -59,11 +62,36 @@ func login(f flagSet) action {
 	}
 }
 
+// hostArg takes the host of a registry, or a URL of it as docker login does.
+func hostArg(args []string) (host string, plain bool, err error) {
+	if err := noMore(args, 1); err != nil {
+		return "", false, err
+	}
+	host, plain = strings.CutPrefix(arg(args, 0), "http://")
+	rest, secure := strings.CutPrefix(host, "https://")
+	host = rest
+	if plain || secure {
+		host, _, _ = strings.Cut(host, "/")
+	}
+	if len(args) == 0 {
+		host = "docker.io"
+	}
+	return host, plain, registry.CheckHost(host)
+}
+
+// noMore refuses arguments beyond the first n.
+func noMore(args []string, n int) error {
+	if len(args) > n {
+		return fmt.Errorf("argument %q is one too many: %w", args[n], errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
 func logout(flagSet) action {
 	return func(s *session, args []string) error {
-		host := arg(args, 0)
-		if host == "" {
-			host = "docker.io"
+		host, _, err := hostArg(args)
+		if err != nil {
+			return err
 		}
 		config, err := docker.Open("")
 		if err != nil {
@@ -120,21 +148,22 @@ func addRegistry(f flagSet) action {
 	force := f.Bool("force", false, "Replace what there is")
 	return func(s *session, args []string) error {
 		host := arg(args, 0)
-		if host == "" || strings.ContainsAny(host, "/\\ \"") || host == "." || host == ".." {
-			return fmt.Errorf("registry %q: not a host: %w", host, errdefs.ErrInvalidArgument)
+		if err := noMore(args, 1); err != nil {
+			return err
 		}
-		for _, m := range *mirrors {
-			if u, err := url.Parse(m); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-				return fmt.Errorf("mirror %q: not a URL of http or https: %w", m, errdefs.ErrInvalidArgument)
-			}
+		if err := registry.CheckHost(host); err != nil {
+			return err
+		}
+		if err := checkMirrors(*mirrors); err != nil {
+			return err
 		}
 		file := filepath.Join(*dir, host, "hosts.toml")
 		if _, err := os.Stat(file); err == nil && !*force {
-			return fmt.Errorf("%s: %w", file, errdefs.ErrAlreadyExists)
+			return fmt.Errorf("%s (--force replaces it): %w", file, errdefs.ErrAlreadyExists)
 		}
 		if *ca != "" {
 			var err error
-			if *ca, err = filepath.Abs(*ca); err != nil {
+			if *ca, err = certificates(*ca); err != nil {
 				return err
 			}
 		}
@@ -145,8 +174,37 @@ func addRegistry(f flagSet) action {
 			return err
 		}
 		fmt.Fprintln(s.out, file)
+		fmt.Fprintf(s.err, "It is used with --hosts-dir %s, and by the daemon when its transfer service has that as config_path.\n", *dir)
 		return nil
 	}
+}
+
+func checkMirrors(list []string) error {
+	for i, m := range list {
+		u, err := url.Parse(m)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return fmt.Errorf("mirror %q: not a URL of http or https: %w", m, errdefs.ErrInvalidArgument)
+		}
+		if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return fmt.Errorf("mirror %q: more than a host and a path: %w", m, errdefs.ErrInvalidArgument)
+		}
+		if slices.Contains(list[:i], m) {
+			return fmt.Errorf("mirror %q is given twice: %w", m, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// certificates makes sure that a file has some, and gives its absolute path.
+func certificates(file string) (string, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(data) {
+		return "", fmt.Errorf("%s: no certificate in it: %w", file, errdefs.ErrInvalidArgument)
+	}
+	return filepath.Abs(file)
 }
 
 func hostsFile(host string, mirrors []string, insecure bool, ca string) []byte {
@@ -199,25 +257,30 @@ func writeHosts(file string, data []byte, check func(dir string) error) error {
 
 func listRegistries(f flagSet) action {
 	dir := f.String("hosts-dir", certs, "Directory of hosts.toml files")
-	return func(s *session, _ []string) error {
+	return func(s *session, args []string) error {
+		if err := noMore(args, 0); err != nil {
+			return err
+		}
 		entries, err := os.ReadDir(*dir)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		w := s.table(4, 4, "REGISTRY\tHOST\tCAPABILITIES\tVERIFY")
+		var broken []error
 		for _, e := range entries {
 			if !e.IsDir() {
 				continue
 			}
 			points, err := registry.Endpoints(e.Name(), registry.Options{HostsDir: *dir})
 			if err != nil {
-				return err
+				broken = append(broken, err)
+				continue
 			}
 			for _, p := range points {
 				fmt.Fprintf(w, "%s\t%s\t%s\t%t\n", e.Name(), p.URL, strings.Join(p.Capabilities, ","), !p.SkipVerify)
 			}
 		}
-		return w.Flush()
+		return errors.Join(append(broken, w.Flush())...)
 	}
 }
 
@@ -227,6 +290,9 @@ func testRegistry(f flagSet) action {
 		ref := arg(args, 0)
 		if ref == "" {
 			return errors.New("please provide an image reference to test")
+		}
+		if err := noMore(args, 1); err != nil {
+			return err
 		}
 		opts, err := flags.optionsFor(s, ref)
 		if err != nil {

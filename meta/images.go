@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/errdefs"
@@ -167,6 +168,9 @@ func deleteImage(tx *tx, images *bolt.Bucket, name string) error {
 func (i Image) check() error {
 	if i.Name == "" {
 		return fmt.Errorf("image name must not be empty: %w", errdefs.ErrInvalidArgument)
+	}
+	if !utf8.ValidString(i.Name) {
+		return fmt.Errorf("image name %q is not UTF-8: %w", i.Name, errdefs.ErrInvalidArgument)
 	}
 	if err := ident.CheckLabels(i.Labels); err != nil {
 		return fmt.Errorf("image %s: %w", i.Name, err)

@@ -94,6 +94,7 @@ func FuzzLabels(f *testing.F) {
 		f.Add(k, "image")
 		f.Add(k+"/", "usedat<1h|a/b")
 	}
+	f.Add("\xe9", "0")
 	f.Fuzz(func(t *testing.T, key, value string) {
 		if len(value) > 4000 {
 			return // it does not fit the longest key below

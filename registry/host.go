@@ -68,15 +68,15 @@ func newHost(s site, registry string, opts Options) (*host, error) {
 		DisableCompression:    true, // a decoded body would have another digest
 	}
 	var rt http.RoundTripper = transport
-	if s.either() {
-		h.scheme = "https"
-		rt = &plainFallback{next: transport}
-	}
 	if opts.Trace != nil {
 		rt = &tracer{rt, opts.Trace}
 	}
 	if opts.Log.on() {
 		rt = newLogger(rt, opts.Log, opts.Headers, s.header)
+	}
+	if s.either() {
+		h.scheme = "https"
+		rt = &plainFallback{next: rt}
 	}
 	h.auth = auth.Client{
 		Client:   &http.Client{Transport: rt, CheckRedirect: h.redirect},
@@ -234,7 +234,7 @@ func (h *host) describe(r request, err error) error {
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
 		kind = errdefs.ErrUnauthenticated
 	case errors.As(err, &token) && statusKinds[token.StatusCode] != nil:
-		kind = statusKinds[token.StatusCode]
+		kind, err = statusKinds[token.StatusCode], token // it names the request that failed
 	}
 	return fmt.Errorf("%s %s: %w: %w", r.method, h.where(r), err, kind)
 }

@@ -13,7 +13,9 @@ package registry
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -106,6 +108,20 @@ func (r *Repository) parse() error {
 		r.object = named.Tag
 	default:
 		return fmt.Errorf("a tag or digest is required, as in %s:latest", r.ref)
+	}
+	return nil
+}
+
+// CheckHost fails for what cannot be the host of a registry in a reference.
+func CheckHost(host string) error {
+	r := &Repository{ref: host + "/repository:tag"}
+	bad := r.parse() != nil || r.host != host
+	if _, p, err := net.SplitHostPort(host); err == nil {
+		n, err := strconv.Atoi(p)
+		bad = bad || err != nil || n < 1 || n > 65535
+	}
+	if bad {
+		return fmt.Errorf("registry %q: not a host such as docker.io or localhost:5000: %w", host, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

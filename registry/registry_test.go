@@ -535,3 +535,16 @@ func FuzzReference(f *testing.F) {
 		}
 	})
 }
+
+func TestCheckHost(t *testing.T) {
+	for _, good := range []string{"docker.io", "localhost", "localhost:5000", "127.0.0.1:5000", "[::1]:5000", "a.b-c.example:65535"} {
+		if err := CheckHost(good); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, bad := range []string{"", "a", "a b.c", "http://a.b", "a.b/c", "..", "a.b:0", "a.b:99999", "a.b:", "a.b?c", "a.b#"} {
+		if err := CheckHost(bad); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}

@@ -48,11 +48,15 @@ func (s *Service) Import(ctx context.Context, scope ident.Scope, r io.Reader, op
 	return nil
 }
 
-// present is bring for an archive: what was in it is in the store.
-func (p *pull) present(ctx context.Context, l *pending, _ string) error {
+// present is bring for an archive: what was in it is in the store. Without a
+// parent it only looks.
+func (p *pull) present(ctx context.Context, l *pending, parent string) error {
 	_, err := p.store.Info(ctx, l.desc.Digest)
 	if errdefs.IsNotFound(err) {
 		return fmt.Errorf("%s is not in the archive: %w", image.IngestRef(l.desc), err)
+	}
+	if err == nil && parent != "" {
+		p.say("complete", l.desc, parent, l.desc.Size)
 	}
 	return err
 }

@@ -37,7 +37,7 @@ func Blob(ctx context.Context, p content.Provider, desc ocispec.Descriptor) erro
 		return fmt.Errorf("%s: %w", desc.Digest, err)
 	}
 	if !check.Verified() {
-		return fmt.Errorf("%s: the content is another: %w", desc.Digest, errdefs.ErrDataLoss)
+		return fmt.Errorf("%s: the content has another digest: %w", desc.Digest, errdefs.ErrDataLoss)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ package ident
 import (
 	"context"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/containerd/errdefs"
 )
@@ -67,8 +68,12 @@ func matches(id string) bool {
 	return !parted
 }
 
-// CheckLabel reports why a label is too long, as errdefs.ErrInvalidArgument.
+// CheckLabel reports why a label cannot be kept, as errdefs.ErrInvalidArgument:
+// it is too long, or no text, which no message can carry.
 func CheckLabel(key, value string) error {
+	if !utf8.ValidString(key) || !utf8.ValidString(value) {
+		return fmt.Errorf("label %q=%q: not UTF-8: %w", key, value, errdefs.ErrInvalidArgument)
+	}
 	if n := len(key) + len(value); n > maxLabel {
 		if len(key) > 10 {
 			key = key[:10]

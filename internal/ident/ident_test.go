@@ -46,6 +46,11 @@ func TestScopeNeedsNamespace(t *testing.T) {
 }
 
 func TestCheckLabel(t *testing.T) {
+	for k, v := range map[string]string{"\xe9": "v", "k": "\xe9"} {
+		if err := CheckLabel(k, v); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%q=%q: %v", k, v, err)
+		}
+	}
 	if err := CheckLabel("k", strings.Repeat("v", 4095)); err != nil {
 		t.Error(err)
 	}
