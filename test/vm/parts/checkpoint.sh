@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../../.." || exit 2
 scratch=$(mktemp -d)
 claim "CRIU works here" criu check
 if [ -x test/runtime/package.test ]; then
-	claim "runc restores what it wrote" sh -c 'cd test/runtime && RUNC=../../bin/runc ./package.test -test.run Checkpoint -test.v'
+	claim "runc restores what it wrote" env -C test/runtime RUNC="$PWD/bin/runc" ./package.test -test.run 'Checkpoint|Restore' -test.v
 fi
 start_daemon "$scratch" || exit 1
 busybox_archive "$scratch/busybox.tar"
