@@ -4,23 +4,18 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
 	"time"
 
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
-	wire "github.com/containerd/containerd/api/types/transfer"
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
-)
 
-// Byte streams send chunks, at most as much as the receiver has granted.
-const (
-	chunkSize  = 32 << 10
-	windowSize = 64 << 10
+	"slipway/internal/bytestream"
 )
 
 // stream carries messages beside a transfer, which names it by id:
@@ -46,7 +41,7 @@ func (c *Client) openStream(ctx context.Context, kind string) (_ *stream, err er
 			err = fmt.Errorf("stream %s: %w", s.id, err)
 		}
 	}()
-	if s.api, err = c.Streaming().Stream(ctx); err != nil {
+	if s.api, err = c.Streaming().Stream(ctx, grpc.ForceCodecV2(bytestream.Codec())); err != nil {
 		return nil, err
 	}
 	if err := s.send(&streamingapi.StreamInit{ID: s.id}); err != nil && err != io.EOF {
@@ -66,9 +61,7 @@ func (s *stream) send(m proto.Message) error {
 	if err != nil {
 		return err
 	}
-	s.sendMu.Lock()
-	defer s.sendMu.Unlock()
-	return s.api.Send(a)
+	return s.SendMsg(a)
 }
 
 func (s *stream) recv() (*anypb.Any, error) { return s.api.Recv() }
@@ -88,41 +81,26 @@ func (s *stream) close() {
 	s.cancel()
 }
 
-// sendBytes sends r in chunks as the receiver grants them, and its end.
+// SendMsg and RecvMsg are for a Reader or Writer of bytes.
+func (s *stream) SendMsg(m any) error {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	return s.api.SendMsg(m)
+}
+
+func (s *stream) RecvMsg(m any) error { return s.api.RecvMsg(m) }
+
+// copyBuffer is the size in bytes of the pieces that are read of an archive.
+const copyBuffer = 256 << 10
+
+// sendBytes sends r as the receiver grants it, and its end. A receiver that
+// has gone is errdefs.ErrUnavailable.
 func (s *stream) sendBytes(r io.Reader) error {
-	grants := make(chan int64)
-	done := make(chan struct{})
-	defer close(done)
-	s.serve(func() {
-		defer close(grants)
-		for {
-			var grant wire.WindowUpdate
-			a, err := s.recv()
-			if err != nil || unmarshalAny(a, &grant) != nil {
-				return
-			}
-			select {
-			case grants <- int64(grant.Update):
-			case <-done: // nothing left to send
-			}
-		}
-	})
-	buf := make([]byte, chunkSize)
-	var window int64
-	for {
-		for window <= 0 {
-			grant, ok := <-grants
-			if !ok {
-				return fmt.Errorf("stream %s: the receiver has gone: %w", s.id, errdefs.ErrUnavailable)
-			}
-			window += grant
-		}
-		n, err := r.Read(buf[:min(window, chunkSize)])
-		if n > 0 {
-			window -= int64(n)
-			if err := s.send(&wire.Data{Data: buf[:n]}); err != nil {
-				return err
-			}
+	w := bytestream.NewWriter(s)
+	for buf := make([]byte, copyBuffer); ; {
+		n, err := r.Read(buf)
+		if _, err := w.Write(buf[:n]); err != nil {
+			return fmt.Errorf("stream %s: the receiver has gone: %w: %w", s.id, err, errdefs.ErrUnavailable)
 		}
 		if err == io.EOF {
 			s.sendMu.Lock()
@@ -137,28 +115,6 @@ func (s *stream) sendBytes(r io.Reader) error {
 
 // receiveBytes writes to w what the other end sends, until its end.
 func (s *stream) receiveBytes(w io.Writer) error {
-	window := 0
-	for {
-		if window < windowSize {
-			if err := s.send(&wire.WindowUpdate{Update: windowSize}); err != nil && err != io.EOF {
-				return err
-			}
-			window += windowSize
-		}
-		a, err := s.recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		var d wire.Data
-		if err := unmarshalAny(a, &d); err != nil {
-			return err
-		}
-		window -= len(d.Data)
-		if _, err := w.Write(d.Data); err != nil {
-			return err
-		}
-	}
+	_, err := bytestream.NewReader(s).WriteTo(w)
+	return err
 }

@@ -3,12 +3,12 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -128,31 +128,31 @@ func (c *Client) Export(ctx context.Context, w io.Writer, name string, opts Expo
 	if err != nil {
 		return err
 	}
-	bytes, err := c.openStream(ctx, "export")
+	stream, err := c.openStream(ctx, "export")
 	if err != nil {
 		return err
 	}
 	archive := &tarEnd{to: w}
 	var received error
 	got := make(chan struct{})
-	bytes.serve(func() {
+	stream.serve(func() {
 		defer close(got)
-		received = bytes.receiveBytes(archive)
+		received = stream.receiveBytes(archive)
 	})
 	from := &wire.ImageStore{Name: name}
 	for _, n := range opts.ExtraReferenceNames {
 		from.ExtraReferences = append(from.ExtraReferences, &wire.ImageReference{Name: n})
 	}
 	err = c.transfer(ctx, from, &wire.ImageExportStream{
-		Stream: bytes.id, Platforms: parsed, AllPlatforms: opts.AllPlatforms,
+		Stream: stream.id, Platforms: parsed, AllPlatforms: opts.AllPlatforms,
 		SkipCompatibilityManifest: opts.SkipDockerManifest, SkipNonDistributable: opts.SkipNonDistributed,
 	}, progress)
 	if err == nil && archive.wait(got) {
-		bytes.cancel()
+		stream.cancel()
 		<-got
 		received = nil
 	}
-	bytes.close()
+	stream.close()
 	if err == nil {
 		err = received
 	}
@@ -173,7 +173,7 @@ type tarEnd struct {
 const tarTrailer = 1024
 
 func (t *tarEnd) Write(p []byte) (int, error) {
-	tail := len(p) - len(strings.TrimRight(string(p), "\x00"))
+	tail := len(p) - len(bytes.TrimRight(p, "\x00"))
 	t.mu.Lock()
 	if tail == len(p) {
 		tail += t.zeros
@@ -236,23 +236,23 @@ func (c *Client) Import(ctx context.Context, r io.Reader, opts ImportOpts, progr
 			store.Unpacks = append(store.Unpacks, &wire.UnpackConfiguration{Platform: p, Snapshotter: opts.Snapshotter})
 		}
 	}
-	bytes, err := c.openStream(ctx, "import")
+	stream, err := c.openStream(ctx, "import")
 	if err != nil {
 		return err
 	}
 	// A transfer that does not get all of r cannot succeed.
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	bytes.serve(func() {
-		if err := bytes.sendBytes(r); err != nil && !errdefs.IsUnavailable(err) && err != io.EOF {
+	stream.serve(func() {
+		if err := stream.sendBytes(r); err != nil && !errdefs.IsUnavailable(err) {
 			fail(err)
 		}
 	})
-	err = c.transfer(ctx, &wire.ImageImportStream{Stream: bytes.id, ForceCompress: opts.Compress}, store, progress)
+	err = c.transfer(ctx, &wire.ImageImportStream{Stream: stream.id, ForceCompress: opts.Compress}, store, progress)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		err = cause
 	}
-	bytes.close()
+	stream.close()
 	return err
 }
 

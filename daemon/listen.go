@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
+	"slipway/internal/bytestream"
 	"slipway/service"
 )
 
@@ -134,7 +135,7 @@ func tlsConfig(o *tcpOptions) (*tls.Config, error) {
 // answers little: buffers of the size of most messages are enough.
 func (d *Daemon) serveGRPC(l net.Listener, maxRecv, maxSend int, opts ...grpc.ServerOption) {
 	s := grpc.NewServer(append(opts,
-		grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(orMax(maxRecv)), grpc.MaxSendMsgSize(orMax(maxSend)),
+		grpc.ForceServerCodecV2(bytestream.Codec()), grpc.WaitForHandlers(true), grpc.MaxRecvMsgSize(orMax(maxRecv)), grpc.MaxSendMsgSize(orMax(maxSend)),
 		grpc.ChainUnaryInterceptor(d.unary), grpc.ChainStreamInterceptor(d.stream),
 	)...)
 	for _, r := range d.services {

@@ -72,7 +72,7 @@ func (s *Content) Update(ctx context.Context, info content.Info, paths ...string
 	if err := ident.CheckLabels(info.Labels); err != nil {
 		return next, err
 	}
-	return next, s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	return next, s.db.share(ctx, s.scope.Namespace, func(tx *tx) error {
 		b := s.blob(tx.Tx, info.Digest)
 		if b == nil {
 			return blobNotFound(info.Digest)

@@ -77,6 +77,7 @@ type DB struct {
 	events   *event.Exchange
 	isolated bool
 
+	group   group         // calls that share a transaction
 	busy    busy          // backend objects between their creation and their record
 	collect chan struct{} // holds one value while a collection runs
 

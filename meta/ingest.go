@@ -84,7 +84,7 @@ func (s *Content) present(ctx context.Context, opts content.WriterOpts) (content
 		return nil, err
 	}
 	if linked {
-		err := s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+		err := s.db.share(ctx, s.scope.Namespace, func(tx *tx) error {
 			if linked = s.blob(tx.Tx, opts.Expected) != nil; !linked {
 				return nil // collected meanwhile
 			}
@@ -129,7 +129,7 @@ func sharedElsewhere(tx *bolt.Tx, d digest.Digest) bool {
 // register records the ingest before its data exist, and gives its backend
 // ref.
 func (s *Content) register(ctx context.Context, opts content.WriterOpts) (backend string, err error) {
-	return backend, s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	return backend, s.db.share(ctx, s.scope.Namespace, func(tx *tx) error {
 		all, err := makeBucket(tx.Tx, tx.ns, bucketContent, bucketIngests)
 		if err != nil {
 			return err
@@ -219,7 +219,7 @@ func (w *ingestWriter) Commit(ctx context.Context, size int64, expected digest.D
 // link records a blob that is in the backend and ends its ingest.
 func (s *Content) link(ctx context.Context, ref string, info content.Info) error {
 	exists := false
-	err := s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	err := s.db.share(ctx, s.scope.Namespace, func(tx *tx) error {
 		if err := s.dropIngest(tx, ref); err != nil {
 			return err
 		}

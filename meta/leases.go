@@ -106,7 +106,7 @@ func (l Lease) field(path []string) (string, bool) {
 
 // AddResource puts a resource under a lease, whether it exists or not.
 func (s *Leases) AddResource(ctx context.Context, id string, r Resource) error {
-	return s.db.update(ctx, s.ns, func(tx *tx) error {
+	return s.db.share(ctx, s.ns, func(tx *tx) error {
 		if bucket(tx.Tx, s.ns, bucketLeases, []byte(id)) == nil {
 			return leaseNotFound(id)
 		}

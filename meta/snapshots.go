@@ -210,7 +210,7 @@ func (s *snapshots) create(ctx context.Context, kind snapshot.Kind, key, parent 
 	fault.Point("meta.snapshot.prepared")
 	now := time.Now().UTC()
 	e := entry{backend: backend, parent: parent, labels: labels, created: now, updated: now}
-	err = s.db.update(ctx, s.scope.Namespace, func(tx *tx) error {
+	err = s.db.share(ctx, s.scope.Namespace, func(tx *tx) error {
 		if s.record(tx.Tx, key) != nil {
 			return fmt.Errorf("snapshot %q: %w", key, errdefs.ErrAlreadyExists)
 		}
@@ -345,7 +345,7 @@ func (s *snapshots) Commit(ctx context.Context, name, key string, opts snapshot.
 		return err
 	}
 	fault.Point("meta.snapshot.committed")
-	return s.db.update(context.WithoutCancel(ctx), s.scope.Namespace, func(tx *tx) error {
+	return s.db.share(context.WithoutCancel(ctx), s.scope.Namespace, func(tx *tx) error {
 		if s.record(tx.Tx, name) != nil {
 			return fmt.Errorf("committed snapshot %v: %w", name, errdefs.ErrAlreadyExists)
 		}

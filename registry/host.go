@@ -163,7 +163,7 @@ func (p *plainFallback) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	clone := req.Clone(req.Context())
 	clone.URL.Scheme = "http"
-	if req.GetBody != nil {
+	if !plain && req.GetBody != nil { // the first attempt has closed the body
 		var err error
 		if clone.Body, err = req.GetBody(); err != nil {
 			return nil, err

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"slipway/content"
 	"slipway/test/hub"
 )
 
@@ -292,16 +294,73 @@ func TestUploadGoesOnWhereItWas(t *testing.T) {
 		"busy with the last bytes": {{Method: http.MethodPut, CutRequest: 300_000, Times: 1}, {Method: http.MethodPatch, Status: 429, Times: 2}},
 	} {
 		t.Run(claim, func(t *testing.T) {
-			h := hub.New(t, hub.Options{})
-			for _, f := range faults {
-				h.Fail(f)
-			}
-			last := int64(0)
-			err := open(t, h.Ref("x", "t"), Options{sleep: noSleep(nil)}).Push(t.Context(), desc, store{d: []byte(blob)}, nil, func(n int64) { last = n })
-			if err != nil || !h.Has("x", d) || last != desc.Size {
-				t.Errorf("%v, there: %v, %d bytes reported", err, h.Has("x", d), last)
+			for kind, from := range map[string]content.Provider{"memory": store{d: []byte(blob)}, "file": fileStore(t, blob)} {
+				h := hub.New(t, hub.Options{})
+				for _, f := range faults {
+					h.Fail(f)
+				}
+				last := int64(0)
+				err := open(t, h.Ref("x", "t"), Options{sleep: noSleep(nil)}).Push(t.Context(), desc, from, nil, func(n int64) { last = n })
+				if err != nil || !h.Has("x", d) || last != desc.Size {
+					t.Errorf("%s: %v, there: %v, %d bytes reported", kind, err, h.Has("x", d), last)
+				}
 			}
 		})
+	}
+}
+
+// fileStore is a store on disk that holds one blob.
+func fileStore(t *testing.T, blob string) *content.Local {
+	t.Helper()
+	s, err := content.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.Writer(t.Context(), content.WriterOpts{Ref: "r"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte(blob)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Commit(t.Context(), 0, "", nil); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// What package net/http sends by sendfile is a body that is a file, from where
+// it stands.
+func TestBlobOfAFileIsSentAsTheFile(t *testing.T) {
+	blob := "0123456789"
+	u := &upload{desc: ocispec.Descriptor{Digest: digest.FromString(blob)}, offset: 3, size: 10, provider: fileStore(t, blob)}
+	body, err := u.open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := body.(syscall.Conn); !ok {
+		t.Errorf("the body is a %T", body)
+	}
+	got, err := io.ReadAll(body)
+	if err != nil || string(got) != blob[3:] || (*u.position.Load())() != 10 {
+		t.Errorf("read %q up to %d, %v", got, (*u.position.Load())(), err)
+	}
+	if err := body.Close(); err != nil || (*u.position.Load())() > 10 {
+		t.Errorf("closed: %v, at %d", err, (*u.position.Load())())
+	}
+}
+
+// A client on a slow machine need not hear of every piece that is read.
+func TestUploadReportsNotEveryPiece(t *testing.T) {
+	blob := strings.Repeat("0123456789", 1_000_000)
+	h := hub.New(t, hub.Options{})
+	desc := ocispec.Descriptor{Digest: digest.FromString(blob), Size: int64(len(blob))}
+	start, calls := time.Now(), 0
+	if err := open(t, h.Ref("x", "t"), Options{}).Push(t.Context(), desc, store{desc.Digest: []byte(blob)}, nil, func(int64) { calls++ }); err != nil {
+		t.Fatal(err)
+	}
+	if most := int(time.Since(start)/watchEvery) + 2; calls > most {
+		t.Errorf("%d reports, more than %d", calls, most)
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
@@ -130,38 +129,14 @@ func (r *Repository) upload(ctx context.Context, h *host, where *url.URL, desc o
 		return err
 	}
 	defer ra.Close()
-	u := &upload{repo: r, host: h, where: where, desc: desc, blob: ra, progress: forward(progress)}
-	for i := 1; ; i++ {
-		again, err := u.send(ctx)
-		if err == nil {
-			u.progress(ra.Size())
-			return nil
-		}
-		if !again || i == attempts || ctx.Err() != nil {
-			return err
-		}
-		if err := h.sleep(ctx, backOff(i)); err != nil {
-			return err
-		}
-		if err := u.resume(ctx); err != nil {
-			return err
-		}
+	u := &upload{repo: r, host: h, where: where, desc: desc, provider: provider, size: ra.Size()}
+	stop := u.watch(progress)
+	err = u.sendAll(ctx)
+	stop()
+	if err == nil {
+		progress(u.size)
 	}
-}
-
-// forward passes on only what is more than before: a request that broke may
-// still be reading.
-func forward(progress func(int64)) func(int64) {
-	var mu sync.Mutex
-	var most int64
-	return func(n int64) {
-		mu.Lock()
-		defer mu.Unlock()
-		if n > most {
-			most = n
-			progress(n)
-		}
-	}
+	return err
 }
 
 // upload is a blob on its way to a registry.
@@ -171,15 +146,31 @@ type upload struct {
 	where    *url.URL // to send the next bytes to
 	offset   int64    // of the next byte
 	desc     ocispec.Descriptor
-	blob     content.ReaderAt
-	progress func(int64)
+	provider content.Provider
+	size     int64
+	position atomic.Pointer[func() int64] // where the body of the latest request is
+}
+
+func (u *upload) sendAll(ctx context.Context) error {
+	for i := 1; ; i++ {
+		again, err := u.send(ctx)
+		if err == nil || !again || i == attempts || ctx.Err() != nil {
+			return err
+		}
+		if err := u.host.sleep(ctx, backOff(i)); err != nil {
+			return err
+		}
+		if err := u.resume(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 // send sends what is left and ends the upload. again says that another
 // attempt makes sense.
 func (u *upload) send(ctx context.Context) (again bool, err error) {
-	if u.offset > 0 && u.offset < u.blob.Size() {
-		header := http.Header{"Content-Range": {fmt.Sprintf("%d-%d", u.offset, u.blob.Size()-1)}}
+	if u.offset > 0 && u.offset < u.size {
+		header := http.Header{"Content-Range": {fmt.Sprintf("%d-%d", u.offset, u.size-1)}}
 		resp, again, err := u.do(ctx, http.MethodPatch, *u.where, header, http.StatusAccepted, http.StatusNoContent)
 		if err != nil {
 			return again, err
@@ -187,7 +178,7 @@ func (u *upload) send(ctx context.Context) (again bool, err error) {
 		if u.where, err = u.host.location(resp); err != nil {
 			return false, err
 		}
-		u.offset = u.blob.Size()
+		u.offset = u.size
 	}
 	last := *u.where
 	q := last.Query()
@@ -199,15 +190,11 @@ func (u *upload) send(ctx context.Context) (again bool, err error) {
 
 // do sends the bytes from the offset on.
 func (u *upload) do(ctx context.Context, method string, to url.URL, header http.Header, good ...int) (resp *http.Response, again bool, err error) {
-	left := u.blob.Size() - u.offset
+	left := u.size - u.offset
 	header.Set("Content-Type", "application/octet-stream")
 	req := request{method: method, url: &to, size: left, header: header}
 	if left > 0 {
-		req.body = func() (io.ReadCloser, error) {
-			c := &counter{Reader: io.NewSectionReader(u.blob, u.offset, left), report: u.progress}
-			c.n.Store(u.offset)
-			return c, nil
-		}
+		req.body = func() (io.ReadCloser, error) { return u.open(ctx) }
 	}
 	if to.Host == u.host.address {
 		req.scopes = u.repo.pushScope()
@@ -234,7 +221,7 @@ func (u *upload) resume(ctx context.Context) (err error) {
 	if err == nil && resp.StatusCode == http.StatusNoContent {
 		drain(resp)
 		var last int64
-		if _, err := fmt.Sscanf(resp.Header.Get("Range"), "0-%d", &last); err == nil && last > 0 && last < u.blob.Size() {
+		if _, err := fmt.Sscanf(resp.Header.Get("Range"), "0-%d", &last); err == nil && last > 0 && last < u.size {
 			u.offset = last + 1
 			u.where, err = u.host.location(resp)
 			return err
@@ -246,21 +233,6 @@ func (u *upload) resume(ctx context.Context) (err error) {
 	u.where, err = u.repo.begin(ctx, u.host, u.desc, nil)
 	return err
 }
-
-// counter reports how much was read of it.
-type counter struct {
-	io.Reader
-	n      atomic.Int64
-	report func(int64)
-}
-
-func (c *counter) Read(p []byte) (int, error) {
-	n, err := c.Reader.Read(p)
-	c.report(c.n.Add(int64(n)))
-	return n, err
-}
-
-func (c *counter) Close() error { return nil }
 
 // PushManifest sends a manifest or index: the top one under the tag of the
 // reference, others by their digest.

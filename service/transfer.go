@@ -21,13 +21,13 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"slipway/internal/bytestream"
 	"slipway/internal/ident"
 	"slipway/registry"
 	"slipway/transfer"
 )
 
-// Transfer serves containerd.services.transfer.v1.Transfer. The byte streams
-// of imports and exports are in bytestream.go.
+// Transfer serves containerd.services.transfer.v1.Transfer.
 type Transfer struct {
 	api.UnimplementedTransferServer
 	service  *transfer.Service
@@ -174,7 +174,7 @@ func (m *move) importInto(ctx context.Context, from *wire.ImageImportStream, to 
 		return err
 	}
 	opts := transfer.ImportOpts{Store: storeOf(to), Compress: from.ForceCompress}
-	return m.service.Import(ctx, m.scope, newByteReader(s), opts, m.report)
+	return m.service.Import(ctx, m.scope, bytestream.NewReader(s), opts, m.report)
 }
 
 func (m *move) export(ctx context.Context, from *wire.ImageStore, to *wire.ImageExportStream) error {
@@ -190,7 +190,21 @@ func (m *move) export(ctx context.Context, from *wire.ImageStore, to *wire.Image
 		opts.Images = append(opts.Images, transfer.Reference{Name: from.Name})
 	}
 	opts.Images = append(opts.Images, storeOf(from).References...)
-	return m.service.Export(ctx, m.scope, newByteWriter(s), opts, m.report)
+	return m.service.Export(ctx, m.scope, bytestream.NewWriter(s), opts, m.report)
+}
+
+// echo passes the bytes of an import on as an export.
+func (m *move) echo(ctx context.Context, from *wire.ImageImportStream, to *wire.ImageExportStream) error {
+	in, err := m.stream(ctx, from.Stream)
+	if err != nil {
+		return err
+	}
+	out, err := m.stream(ctx, to.Stream)
+	if err != nil {
+		return err
+	}
+	_, err = bytestream.NewReader(in).WriteTo(bytestream.NewWriter(out))
+	return err
 }
 
 func storeOf(s *wire.ImageStore) transfer.StoreOpts {
@@ -257,7 +271,7 @@ func (m *move) log(ctx context.Context, r *wire.OCIRegistry) (l registry.Log, er
 		return l, err
 	}
 	var mu sync.Mutex
-	w := newByteWriter(s)
+	w := bytestream.NewWriter(s)
 	gone := false
 	l.Write = func(text string) {
 		mu.Lock()

@@ -242,7 +242,7 @@ func TestNamesOfImportedImages(t *testing.T) {
 func TestNamesOfAnArchiveLiveAsLongAsItsIndex(t *testing.T) {
 	w, _ := pulled(t)
 	var plain bytes.Buffer
-	if err := w.Export(t.Context(), scope, &plain, ExportOpts{Images: []string{"docker.io/library/busybox:latest"}}, silent); err != nil {
+	if err := w.Export(t.Context(), scope, &plain, ExportOpts{Images: []Reference{{Name: "docker.io/library/busybox:latest"}}}, silent); err != nil {
 		t.Fatal(err)
 	}
 	other := newWorld(t)

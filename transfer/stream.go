@@ -17,6 +17,8 @@ import (
 type Stream interface {
 	Send(*anypb.Any) error
 	Recv() (*anypb.Any, error)
+	SendMsg(m any) error
+	RecvMsg(m any) error
 	Context() context.Context
 }
 
