@@ -272,22 +272,15 @@ func (c *Container) release() error {
 // container without a pid namespace of its own outlives its init, so there
 // SIGKILL always goes to all.
 func (c *Container) Kill(ctx context.Context, sig syscall.Signal, all bool) error {
+	if sig == unix.SIGKILL && (all || !c.ownsPids()) {
+		return c.killAll()
+	}
 	if all {
 		group, err := c.Cgroup()
 		if err != nil {
 			return err
 		}
-		if sig == unix.SIGKILL {
-			return group.Kill()
-		}
 		return group.Signal(sig)
-	}
-	if sig == unix.SIGKILL && !c.ownsPids() {
-		group, err := c.Cgroup()
-		if err != nil {
-			return err
-		}
-		return group.Kill()
 	}
 	if err := c.signal(sig); err != nil {
 		return err
@@ -296,6 +289,22 @@ func (c *Container) Kill(ctx context.Context, sig syscall.Signal, all bool) erro
 		return nil
 	}
 	return c.wake()
+}
+
+// killAll kills what is in the groups, and the init, which a user's container
+// has in no group.
+func (c *Container) killAll() error {
+	group, err := c.Cgroup()
+	if err != nil {
+		return err
+	}
+	if err := group.Kill(); err != nil {
+		return err
+	}
+	if err := c.signal(unix.SIGKILL); err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+		return err
+	}
+	return nil
 }
 
 // ownsPids says whether the end of the init ends every process of c.

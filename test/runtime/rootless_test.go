@@ -57,9 +57,9 @@ func userCommand(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// asUser runs the container of the specification that `runc spec --rootless`
-// makes for the user, edited.
-func (l *lab) asUser(edit func(*specs.Spec)) (output string, err error) {
+// userBundle writes the specification of a container that a user may have,
+// edited.
+func (l *lab) userBundle(edit func(*specs.Spec)) {
 	l.t.Helper()
 	l.bundle(func(s *specs.Spec) {
 		own := []specs.LinuxIDMapping{{HostID: user, Size: 1}}
@@ -69,10 +69,28 @@ func (l *lab) asUser(edit func(*specs.Spec)) (output string, err error) {
 		s.Hostname, s.Mounts, s.Linux.MaskedPaths, s.Linux.ReadonlyPaths = "", nil, nil, nil
 		edit(s)
 	})
-	cmd := userCommand(l.command, "--root", l.root, "run", l.name)
-	cmd.Dir = l.dir
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+}
+
+// asUser runs the container of userBundle.
+func (l *lab) asUser(edit func(*specs.Spec)) (output string, err error) {
+	l.t.Helper()
+	l.userBundle(edit)
+	return l.userRun("run", l.name)
+}
+
+// userRun is run, by the user.
+func (l *lab) userRun(args ...string) (output string, err error) {
+	l.t.Helper()
+	f, err := os.CreateTemp(l.dir, "out") // a container may keep it
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	defer f.Close()
+	cmd := userCommand(l.command, append([]string{"--root", l.root}, args...)...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = l.dir, f, f
+	err = cmd.Run()
+	text, readErr := os.ReadFile(f.Name())
+	return string(text), errors.Join(err, readErr)
 }
 
 func TestAUserWithoutGroups(t *testing.T) {
@@ -93,5 +111,22 @@ func TestAUserWithoutGroups(t *testing.T) {
 	out, err = l.asUser(func(s *specs.Spec) { s.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &limit}} })
 	if err == nil || !strings.Contains(out, "cannot set pids limit: container could not join or create cgroup") {
 		t.Errorf("with a limit: %v: %s", err, out)
+	}
+}
+
+func TestAUserKillsAContainerWithoutGroupsAndPidNamespace(t *testing.T) {
+	l := newUserLab(t)
+	l.userBundle(func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces[:1], s.Linux.Namespaces[2:]...)
+		s.Process.Args = []string{"sleep", "300"}
+	})
+	for _, args := range [][]string{{"run", "-d", l.name}, {"kill", l.name, "KILL"}} {
+		if out, err := l.userRun(args...); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	l.await(l.name, "stopped")
+	if out, err := l.userRun("delete", l.name); err != nil {
+		t.Errorf("delete: %v: %s", err, out)
 	}
 }
