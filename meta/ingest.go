@@ -4,7 +4,9 @@ package meta
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"sync"
@@ -255,24 +257,46 @@ func (s *Content) link(ctx context.Context, ref string, info content.Info) error
 }
 
 // presentWriter begins as a linkWriter. It becomes an ingest for a client that
-// sends the bytes all the same.
+// sends the bytes all the same, or that goes on writing after them.
 type presentWriter struct{ content.Writer }
 
-// Truncate has no context: neither the record of the ingest nor its files
-// wait for anything.
+func (w *presentWriter) Write(p []byte) (int, error) {
+	if link, ok := w.Writer.(*linkWriter); ok {
+		if len(p) == 0 {
+			return 0, nil
+		}
+		if err := w.ingest(link, content.WriterOpts{Ref: link.ref}, link.copyTo); err != nil {
+			return 0, err
+		}
+	}
+	return w.Writer.Write(p)
+}
+
 func (w *presentWriter) Truncate(size int64) error {
 	link, ok := w.Writer.(*linkWriter)
 	if !ok || size != 0 {
 		return w.Writer.Truncate(size)
 	}
 	opts := content.WriterOpts{Ref: link.ref, Total: link.info.Size, Expected: link.info.Digest}
-	next, err := link.store.ingestAs(context.Background(), opts, "")
+	return w.ingest(link, opts, func(io.Writer) error { return nil })
+}
+
+// ingest replaces the link by an ingest that begins with what fill writes. It
+// has no context: neither the record of the ingest nor its files wait for
+// anything.
+func (w *presentWriter) ingest(link *linkWriter, opts content.WriterOpts, fill func(io.Writer) error) error {
+	ctx := context.Background()
+	next, err := link.store.ingestAs(ctx, opts, "")
 	if err != nil {
 		return err
 	}
-	if err := next.Truncate(0); err != nil { // what an earlier writer left
+	err = next.Truncate(0) // what an earlier writer left
+	if err == nil {
+		err = fill(next)
+	}
+	if err != nil {
 		next.Close()
-		return err
+		return errors.Join(err, link.store.Abort(ctx, link.ref))
 	}
 	link.release()
 	w.Writer = next
@@ -287,6 +311,17 @@ type linkWriter struct {
 	began time.Time
 	// release lets the blob be collected, unless it was linked.
 	release func()
+}
+
+// copyTo writes the bytes of the blob, which is held.
+func (w *linkWriter) copyTo(to io.Writer) error {
+	blob, err := w.store.db.local.ReaderAt(context.Background(), w.info.Digest)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	_, err = io.Copy(to, io.NewSectionReader(blob, 0, blob.Size()))
+	return err
 }
 
 func (w *linkWriter) Write([]byte) (int, error) {

@@ -124,6 +124,44 @@ func TestBlobsAreLinkedPerNamespace(t *testing.T) {
 	}
 }
 
+// A writer of a blob that is there holds all its bytes: what is written goes
+// after them, and the blob stays as it is.
+func TestBytesAreAppendedToABlobThatIsThere(t *testing.T) {
+	other := ident.Scope{Namespace: "other"}
+	db := open(t)
+	d := put(t, db.Content(scope), "begin", nil)
+	store := db.Content(other)
+	w, err := store.Writer(t.Context(), content.WriterOpts{Ref: "r", Expected: d, Total: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	for _, more := range []string{"", " and", " end"} {
+		if _, err := w.Write([]byte(more)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := digest.FromString("begin and end")
+	if st, err := w.Status(); err != nil || st.Offset != 13 || st.Ref != "r" || w.Digest() != all {
+		t.Errorf("status %+v, %v, digest %s", st, err, w.Digest())
+	}
+	if err := w.Commit(t.Context(), 13, all, nil); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := store.Info(t.Context(), all); err != nil || info.Size != 13 {
+		t.Errorf("what was committed: %+v, %v", info, err)
+	}
+	if _, err := store.Info(t.Context(), d); !errdefs.IsNotFound(err) {
+		t.Errorf("the blob of the other namespace is linked: %v", err)
+	}
+	if info, err := db.Content(scope).Info(t.Context(), d); err != nil || info.Size != 5 {
+		t.Errorf("the blob has become %+v, %v", info, err)
+	}
+	if _, err := store.Status(t.Context(), "r"); !errdefs.IsNotFound(err) {
+		t.Errorf("the ingest is left: %v", err)
+	}
+}
+
 func image(name string, d digest.Digest, labels map[string]string) Image {
 	return Image{Name: name, Labels: labels, Target: ocispec.Descriptor{MediaType: "m", Digest: d, Size: 1}}
 }
