@@ -14,7 +14,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/gzip"
-	"golang.org/x/sys/unix"
 )
 
 // igzipFrom is how many bytes of a stream there must be for a process to pay:
@@ -78,41 +77,6 @@ func (p *packed) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// pipeSize is how many bytes the pipes to and from the program hold, if the
-// host lets them: with the 64 KiB that are usual, both ends wait for each other
-// all the time.
-const pipeSize = 512 << 10
-
-// WriteTo feeds the program in larger pieces than package exec would.
-func (p *packed) WriteTo(w io.Writer) (sum int64, err error) {
-	widen(w)
-	for buf := make([]byte, blockSize); ; {
-		n, rerr := p.Read(buf)
-		m, err := w.Write(buf[:n])
-		sum += int64(m)
-		if err != nil {
-			return sum, err
-		}
-		if rerr == io.EOF {
-			return sum, nil
-		}
-		if rerr != nil {
-			return sum, rerr
-		}
-	}
-}
-
-// widen has a pipe hold more. Nothing depends on it.
-func widen(pipe any) {
-	f, ok := pipe.(*os.File)
-	if !ok {
-		return
-	}
-	if c, err := f.SyscallConn(); err == nil {
-		c.Control(func(fd uintptr) { unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
-	}
-}
-
 func startIgzip(program string, r io.Reader) (*igzip, error) {
 	z := &igzip{cmd: exec.Command(program, "-d", "-c"), in: packed{Reader: r}}
 	z.wait = sync.OnceValue(z.end)
@@ -121,7 +85,6 @@ func startIgzip(program string, r io.Reader) (*igzip, error) {
 	if z.out, err = z.cmd.StdoutPipe(); err != nil {
 		return nil, err
 	}
-	widen(z.out)
 	return z, z.cmd.Start()
 }
 
