@@ -122,12 +122,16 @@ func Read(file string) (*Policy, error) {
 	var doc document
 	d := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
 	if err := d.Decode(&doc); err != nil {
-		return &Policy{}, fmt.Errorf("%s:%d: %w: %w", file, lineOf(err), err, errdefs.ErrInvalidArgument)
+		line, err := place(err)
+		return &Policy{}, fmt.Errorf("%s:%d: %w: %w", file, line, err, errdefs.ErrInvalidArgument)
 	}
 	p := &Policy{file: file}
 	var ok bool
 	if p.action, ok = actions[doc.Default]; !ok || p.action == signed {
 		return p, fmt.Errorf("%s:1: default is %q, not allow or deny: %w", file, doc.Default, errdefs.ErrInvalidArgument)
+	}
+	if doc.Version == 0 {
+		return p, fmt.Errorf("%s:1: version = 1 is missing: %w", file, errdefs.ErrInvalidArgument)
 	}
 	if doc.Version != 1 {
 		return p, fmt.Errorf("%s:1: version is %d, not 1: %w", file, doc.Version, errdefs.ErrInvalidArgument)
@@ -146,17 +150,19 @@ func Read(file string) (*Policy, error) {
 	return p, nil
 }
 
-func lineOf(err error) int {
+// place gives the line of an error, and the error without what is said of it.
+func place(err error) (line int, _ error) {
 	var at *toml.DecodeError
 	var unknown *toml.StrictMissingError
 	if errors.As(err, &unknown) && len(unknown.Errors) > 0 {
 		at = &unknown.Errors[0]
+		err = fmt.Errorf("unknown key %s", strings.Join(at.Key(), "."))
 	}
 	if at == nil && !errors.As(err, &at) {
-		return 1
+		return 1, err
 	}
-	line, _ := at.Position()
-	return line
+	line, _ = at.Position()
+	return line, err
 }
 
 // ruleLines lists where the rules begin.
@@ -179,7 +185,10 @@ func ruleLines(data []byte) (lines []int) {
 // from dir.
 func (e entry) rule(dir string) (r rule, reads []string, err error) {
 	r = rule{match: strings.Split(e.Match, "/"), identity: e.Identity, subjects: e.Subjects}
-	for _, part := range r.match {
+	for i, part := range r.match {
+		if strings.Contains(part, "@") || i > 0 && strings.Contains(part, ":") {
+			return r, nil, fmt.Errorf("match %q: a repository has neither tag nor digest", e.Match)
+		}
 		if _, err := path.Match(part, ""); err != nil || part == "" {
 			return r, nil, fmt.Errorf("match %q is no pattern of repositories", e.Match)
 		}

@@ -283,13 +283,16 @@ func TestABrokenFileRefusesEverythingAndNamesTheLine(t *testing.T) {
 	const head = "version = 1\ndefault = 'allow'\n"
 	for text, want := range map[string]string{
 		"":                                `policy.toml:1: default is ""`,
-		"default = 'allow'":               "policy.toml:1: version is 0",
+		"default = 'allow'":               "policy.toml:1: version = 1 is missing",
+		"version = 2\ndefault = 'allow'":  "policy.toml:1: version is 2",
 		"version = 1\ndefault = 'signed'": "policy.toml:1: default is",
-		head + "rules = 1":                "policy.toml:3:",
+		head + "rules = 1":                "policy.toml:3: unknown key rules",
 		head + "\n[[rule]\n":              "policy.toml:4:",
 		head + "[[rule]]\nmatch = '**'\naction = 'maybe'":                                        `policy.toml:3: rule for "**": action is "maybe"`,
 		head + "[[rule]]\nmatch = 'a'\naction = 'allow'\n[[rule]]\nmatch = '['\naction = 'deny'": "policy.toml:6: rule",
 		head + "[[rule]]\nmatch = ''\naction = 'deny'":                                           "no pattern",
+		head + "[[rule]]\nmatch = 'h:5/a:1'\naction = 'deny'":                                    "policy.toml:3: rule for \"h:5/a:1\": match \"h:5/a:1\": a repository has neither tag nor digest",
+		head + "[[rule]]\nmatch = 'h:5/a@sha256:*'\naction = 'deny'":                             "neither tag nor digest",
 		head + "[[rule]]\nmatch = 'a'\naction = 'signed'":                                        "policy.toml:3: rule",
 		head + "[[rule]]\nmatch = 'a'\naction = 'allow'\nkeys = ['x']":                           "what the action signed needs",
 		head + "[[rule]]\nmatch = 'a'\naction = 'signed'\nkeys = ['absent']":                     "absent: no such file",
