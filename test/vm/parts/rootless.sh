@@ -8,6 +8,8 @@ user=slipway-rootless
 id $user >/dev/null 2>&1 || useradd -m -s /bin/bash $user || exit 1
 uid=$(id -u $user)
 loginctl enable-linger $user || exit 1
+# Waits until the user's systemd is there.
+systemctl start "user@$uid.service" || { systemctl status --no-pager "user@$uid.service"; exit 1; }
 until_so test -S "/run/user/$uid/bus" || exit 1
 scratch=$(mktemp -d /var/tmp/rootless.XXXXXX)
 mkdir -p "$scratch"/{bin,rootfs/{bin,proc,sys,dev,tmp,etc}}
