@@ -86,6 +86,9 @@ func TestSpec(t *testing.T) {
 			b.spec.Process.Env = append(b.spec.Process.Env, "ONE=two")
 			b.spec.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo $ONE $HOME > /log"}}}}
 		}},
+		{"createContainer hooks start in the root", "cat /mark", "here", func(b *box) {
+			b.spec.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo here > mark"}}}}
+		}},
 		{"home without passwd", "echo $HOME", "/", nil},
 		{"home of a fifo", "echo $HOME", "/", func(b *box) {
 			if err := unix.Mkfifo(filepath.Join(b.bundle, "rootfs/etc/passwd"), 0o644); err != nil {

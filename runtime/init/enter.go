@@ -210,7 +210,7 @@ func (c *container) hooks(name string, status specs.ContainerState) error {
 	if c.Spec.Hooks == nil {
 		return nil
 	}
-	list, dir := c.Spec.Hooks.CreateContainer, c.Bundle
+	list, dir := c.Spec.Hooks.CreateContainer, c.Rootfs
 	if name == "startContainer" {
 		list, dir = inheriting(c.Spec.Hooks.StartContainer, c.Spec.Process.Env), ""
 	}
