@@ -219,6 +219,19 @@ func TestSpec(t *testing.T) {
 			b.mount("/one", "bind", dir+"/file", "bind")
 			b.mount("/two", "bind", filepath.Join(b.bundle, "rootfs/one"), "bind")
 		}},
+		{"bind what a path in the bundle leads to", "cat /one /two/file", "datadata", func(b *box) {
+			b.host()
+			b.mount("/one", "bind", "../host/file", "bind")
+			b.mount("/two", "bind", "../host", "bind")
+		}},
+		{"bind what a path in the bundle leads to in a user namespace", "cat /one", "data", func(b *box) {
+			b.needTrees()
+			userns(b)
+			if err := os.Chmod(b.host(), 0o700); err != nil {
+				b.t.Fatal(err)
+			}
+			b.mount("/one", "bind", "../host/file", "bind")
+		}},
 		{"idmapped from what was mounted before", "stat -c %u /two/file", "7", func(b *box) {
 			userns(b)
 			dir := b.host()

@@ -199,6 +199,9 @@ func checkMounts(c *Config) error {
 		}
 		bind, _ := rootfs.IsBind(m.Type, m.Options)
 		mapped, _ := rootfs.IsMapped(m.Options)
+		if bind && m.Source != "" && !filepath.IsAbs(m.Source) { // of whatever directory a process is in then
+			m.Source = filepath.Join(c.Bundle, m.Source)
+		}
 		if (mapped || len(m.UIDMappings) > 0) && !bind {
 			return invalid("mount %s: only bind mounts can have mapped owners", m.Destination)
 		}
