@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
+	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -160,7 +162,7 @@ func (s *session) exec(e *execFlags, id string, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := c.Container(s.ctx, id)
+	r, t, err := s.containerAndTask(c, id)
 	if err != nil {
 		return err
 	}
@@ -169,10 +171,6 @@ func (s *session) exec(e *execFlags, id string, args []string) error {
 		return err
 	}
 	if err := s.execSpec(c, e, r.Snapshotter, r.SnapshotKey, spec, args); err != nil {
-		return err
-	}
-	t, err := c.LoadTask(s.ctx, id)
-	if err != nil {
 		return err
 	}
 	tty, err := s.terminal(e.tty && !e.detach)
@@ -192,6 +190,20 @@ func (s *session) exec(e *execFlags, id string, args []string) error {
 		return p.Start(s.ctx)
 	}
 	return s.follow(p, tty)
+}
+
+// containerAndTask asks for both at once. That there is no container is said
+// first.
+func (s *session) containerAndTask(c *client.Client, id string) (r *containersapi.Container, t *client.Task, err error) {
+	var terr error
+	var loading sync.WaitGroup
+	loading.Go(func() { t, terr = c.LoadTask(s.ctx, id) })
+	r, err = c.Container(s.ctx, id)
+	loading.Wait()
+	if err == nil {
+		err = terr
+	}
+	return r, t, err
 }
 
 // execSpec turns the spec of a container's first process into one of another.
