@@ -4,8 +4,10 @@ package meta
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 
 	"slipway/internal/ident"
@@ -66,6 +68,13 @@ func (db *DB) share(ctx context.Context, ns ident.Namespace, fn func(*tx) error)
 // runGroup runs all calls that wait. If one of them fails, each is run alone.
 func (db *DB) runGroup() {
 	var calls []*shared
+	ended := 0
+	defer func() { // a panic, which is the caller's, leaves nobody waiting
+		for _, c := range calls[ended:] {
+			c.err = fmt.Errorf("another call of the same transaction has panicked: %w", errdefs.ErrInternal)
+			close(c.done)
+		}
+	}()
 	err := db.bolt.Update(func(b *bolt.Tx) error {
 		calls = db.group.take()
 		return db.runAll(b, calls)
@@ -78,6 +87,7 @@ func (db *DB) runGroup() {
 			c.err = db.bolt.Update(func(b *bolt.Tx) error { return db.runAll(b, []*shared{c}) })
 		}
 		close(c.done)
+		ended++
 	}
 }
 

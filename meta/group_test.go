@@ -45,7 +45,14 @@ func together(t *testing.T, db *DB, fns ...func(*tx) error) []error {
 	<-busy
 	errs := make([]error, len(fns))
 	for i, fn := range fns {
-		calls.Go(func() { errs[i] = db.share(t.Context(), "x", fn) })
+		calls.Go(func() {
+			defer func() { // as the daemon does for a request
+				if r := recover(); r != nil {
+					errs[i] = fmt.Errorf("panic: %v", r)
+				}
+			}()
+			errs[i] = db.share(t.Context(), "x", fn)
+		})
 		for n := 0; n <= i; runtime.Gosched() { // in this order
 			db.group.mu.Lock()
 			n = len(db.group.waiting)
@@ -104,6 +111,19 @@ func TestCallThatFailsTakesNoOtherWithIt(t *testing.T) {
 	labels, err := openAlone(t, dir).Namespaces().Labels(t.Context(), "x")
 	if err != nil || len(labels) != 2 || labels["before"] == "" || labels["after"] == "" {
 		t.Errorf("on disk: %v, %v", labels, err)
+	}
+}
+
+func TestPanicLeavesNobodyWaiting(t *testing.T) {
+	db := openAlone(t, t.TempDir())
+	ids := map[string]int{}
+	for i, err := range together(t, db, putKey("a", ids), func(*tx) error { panic("wrong") }, putKey("b", ids)) {
+		if err == nil {
+			t.Errorf("call %d of a transaction that was rolled back succeeded", i)
+		}
+	}
+	if err := db.share(t.Context(), "x", putKey("c", ids)); err != nil {
+		t.Error(err)
 	}
 }
 
