@@ -56,6 +56,10 @@ func joinCgroup(pid int, root, path string) error {
 	}
 	for _, h := range hierarchies {
 		h = filepath.Dir(h)
+		// What others left in the tmpfs above the hierarchies is none.
+		if err := unix.Statfs(h, &fs); err != nil || fs.Type != unix.CGROUP_SUPER_MAGIC {
+			continue
+		}
 		dir := filepath.Join(h, filepath.Join("/", path))
 		if err := cgroup.MakeV1(filepath.Base(h), dir); err != nil {
 			return err
@@ -68,7 +72,13 @@ func joinCgroup(pid int, root, path string) error {
 }
 
 func enterCgroup(pid int, dir string) error {
-	return os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0)
+	f, err := os.OpenFile(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString(strconv.Itoa(pid))
+	return err
 }
 
 // level is that of the log; the shims log as much.
