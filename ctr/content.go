@@ -127,8 +127,8 @@ func deleteContent(flagSet) action {
 			if err != nil {
 				return err
 			}
-			if err := store.Delete(s.ctx, d); err != nil && !errdefs.IsNotFound(err) {
-				return err
+			if err := store.Delete(s.ctx, d); err != nil {
+				return ignoreNotFound(err)
 			}
 			fmt.Fprintln(s.out, d)
 			return nil
@@ -207,10 +207,10 @@ func ingest(ctx context.Context, store content.Store, opts content.WriterOpts, r
 	}
 	d := w.Digest()
 	err = w.Commit(ctx, opts.Total, opts.Expected, labels)
-	if errdefs.IsAlreadyExists(err) {
-		err = nil
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return "", fmt.Errorf("failed commit on ref %q: commit failed: %w", opts.Ref, err)
 	}
-	return d, err
+	return d, nil
 }
 
 func labelContent(flagSet) action {
@@ -246,7 +246,7 @@ func editContent(f flagSet) action {
 	editor := f.String("editor", os.Getenv("EDITOR"), "Program to edit with (EDITOR)")
 	return func(s *session, args []string) error {
 		if *validate != "" {
-			return fmt.Errorf("validating the edit result not supported: %w", errdefs.ErrNotImplemented)
+			return errors.New("validating the edit result not supported")
 		}
 		d, err := digest.Parse(arg(args, 0))
 		if err != nil {

@@ -42,7 +42,6 @@ func checkImages(f flagSet) action {
 			return err
 		}
 		if len(all) == 0 {
-			s.log().Warn("no images found")
 			return nil
 		}
 		w := s.table(1, 1, "REF\tTYPE\tDIGEST\tSTATUS\tSIZE\tUNPACKED\t")
@@ -206,7 +205,7 @@ func imageUsage(f flagSet) action {
 		}
 		resp, err := c.Images().Get(s.ctx, &imagesapi.GetImageRequest{Name: ref})
 		if err != nil {
-			return err
+			return fmt.Errorf("failed to ensure if image %s exists: %w", ref, err)
 		}
 		m, err := image.Manifest(s.ctx, c.Store(), client.Descriptor(resp.Image.Target), platforms.Default())
 		if err != nil {

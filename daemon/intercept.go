@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"slipway/internal/ident"
 )
@@ -77,10 +78,32 @@ func (d *Daemon) guard(method string, fn func() error) (err error) {
 			d.log.Error("panic in a request", "method", method, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			err = fmt.Errorf("%s: panic: %v: %w", method, p, errdefs.ErrInternal)
 		}
-		err = errgrpc.ToGRPC(err)
+		err = toStatus(err)
 	}()
 	return fn()
 }
+
+// toStatus makes a status of an error's text and its one kind. Were the status
+// to tell of every error that is wrapped, clients of upstream would print
+// each after the text.
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return errgrpc.ToGRPC(flat{err.Error(), errdefs.Resolve(err)})
+}
+
+// flat is an error of one kind.
+type flat struct {
+	text string
+	kind error
+}
+
+func (f flat) Error() string { return f.text }
+func (f flat) Unwrap() error { return f.kind }
 
 // unary is around every gRPC call with one answer.
 func (d *Daemon) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {

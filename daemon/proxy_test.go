@@ -286,3 +286,25 @@ func TestADifferThatIsNotThereIsNamed(t *testing.T) {
 		t.Errorf("transfers: %v", err)
 	}
 }
+
+// Clients hear of their own names, and of an error's kind once.
+func TestErrorsSpeakOfTheClientsNames(t *testing.T) {
+	conf := configAt(shortDir(t))
+	start(t, conf)
+	conn := connect(t, conf.Address(), "n")
+	stream, err := contentapi.NewContentClient(conn).Write(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&contentapi.WriteContentRequest{Action: contentapi.WriteAction_COMMIT, Ref: "mine", Data: []byte("hello"), Total: 4}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	if got := errgrpc.ToNative(err); !errdefs.IsFailedPrecondition(got) || got.Error() != `"mine" failed size validation: 5 != 4: failed precondition` {
+		t.Errorf("commit of another size: %v", got)
+	}
+	_, err = contentapi.NewContentClient(conn).ListStatuses(t.Context(), &contentapi.ListStatusesRequest{Filters: []string{"x=="}})
+	if got := errgrpc.ToNative(err); !errdefs.IsInvalidArgument(got) || strings.Count(got.Error(), "invalid argument") != 1 {
+		t.Errorf("a bad filter: %v", got)
+	}
+}

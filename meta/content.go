@@ -89,8 +89,9 @@ func (s *Content) Update(ctx context.Context, info content.Info, paths ...string
 			return err
 		}
 		next.Labels, next.UpdatedAt = clean(next.Labels), time.Now().UTC()
+		old := getMap(b, bucketLabels)
 		tx.touch(node{kindContent, tx.ns, info.Digest.String()})
-		tx.deleted = true // a reference may be gone
+		tx.deleted = losesReference(old, next.Labels)
 		if err := putTime(b, keyUpdated, next.UpdatedAt); err != nil {
 			return err
 		}
@@ -125,6 +126,17 @@ func (s *Content) Walk(ctx context.Context, fn func(content.Info) error, filters
 		return err
 	}
 	return ctx.Err()
+}
+
+// losesReference reports whether a change of labels may leave something to a
+// collection.
+func losesReference(from, to map[string]string) bool {
+	for k, v := range from {
+		if strings.HasPrefix(k, "containerd.io/gc.") && to[k] != v {
+			return true
+		}
+	}
+	return false
 }
 
 func blobField(info content.Info) filter.Fields {
@@ -231,6 +243,15 @@ func (s *Content) Abort(ctx context.Context, ref string) error {
 		return s.dropIngest(tx, ref)
 	})
 }
+
+// renamed is an error of a backend that speaks of its ref as the client does.
+type renamed struct {
+	error
+	backend, ref string
+}
+
+func (r renamed) Error() string { return strings.ReplaceAll(r.error.Error(), r.backend, r.ref) }
+func (r renamed) Unwrap() error { return r.error }
 
 // lockedAs gives a backend's complaint about a lock the client's ref.
 func lockedAs(err error, backend, ref string) error {

@@ -212,7 +212,7 @@ func (w *ingestWriter) Commit(ctx context.Context, size int64, expected digest.D
 	}
 	err = w.Writer.Commit(ctx, size, expected, nil)
 	if err != nil && !errdefs.IsAlreadyExists(err) {
-		return err
+		return renamed{err, st.Ref, w.ref}
 	}
 	fault.Point("meta.content.committed")
 	return w.store.link(context.WithoutCancel(ctx), w.ref, content.Info{Digest: final, Size: st.Offset, Labels: labels})

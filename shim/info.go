@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 
@@ -30,6 +31,11 @@ func info(in io.Reader, out io.Writer) error {
 	o, err := parseOptions(&a)
 	if err != nil {
 		return err
+	}
+	if o.BinaryName != "" {
+		if _, err := exec.LookPath(o.BinaryName); err != nil {
+			return fmt.Errorf("failed to look up the path of %q: %w", o.BinaryName, err)
+		}
 	}
 	r := runtimeInfo{
 		Name:    "io.containerd.runc.v2",

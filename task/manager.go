@@ -433,7 +433,7 @@ func (m *Manager) RuntimeInfo(ctx context.Context, runtime string, options *anyp
 	}
 	bin, err := m.shims.find.binary(runtime, "")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("failed to resolve runtime path: %w", err)
 	}
 	return m.shims.info(ctx, bin, options)
 }
