@@ -277,6 +277,15 @@ func TestSpec(t *testing.T) {
 			b.mount("/data", "bind", dir, "bind", "idmap")
 			b.needIdmap(dir)
 		}},
+		{"shared", "grep -c ' /data .* shared:' /proc/self/mountinfo", "1", func(b *box) {
+			b.mount("/data", "bind", b.host(), "bind", "shared")
+		}},
+		{"idmapped and shared", "grep -c ' /data .* shared:' /proc/self/mountinfo", "1", func(b *box) {
+			userns(b)
+			dir := b.host()
+			b.mount("/data", "bind", dir, "bind", "idmap", "shared")
+			b.needIdmap(dir)
+		}},
 		{"idmapped by its own mapping", "stat -c %u:%g /data/file", "107:208", func(b *box) {
 			dir := b.host()
 			os.Chown(dir+"/file", 7, 8)

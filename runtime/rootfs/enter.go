@@ -198,10 +198,20 @@ func (r *Root) Enter() error {
 }
 
 // pivot works in the current directory. The old root comes to lie over the
-// new one and is detached, first cut off so that no unmount propagates.
+// new one and is detached, first cut off so that no unmount propagates. That is
+// done from within it: "." would be the new root, whose mounts keep their
+// propagation.
 func pivot() error {
+	old, err := linux.Open("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer old.Close()
 	if err := linux.PivotRoot(); err != nil {
 		return err
+	}
+	if err := unix.Fchdir(int(old.Fd())); err != nil {
+		return &os.PathError{Op: "chdir", Path: "the old root", Err: err}
 	}
 	if err := linux.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return err
