@@ -176,6 +176,8 @@ func TestAContentStoreBehindASocketKeepsTheContract(t *testing.T) {
 func TestBlobsGoThroughTheProxy(t *testing.T) {
 	address, local := serveContent(t)
 	conf := withContent(t, address)
+	// The contract's blobs have nothing that keeps them from a collection.
+	options[gcOptions](conf, gcURI).StartupDelay = Duration(time.Hour)
 	d, c, _ := start(t, conf)
 	contenttest.Run(t, func(t *testing.T) content.Store { return dial(t, conf.Address(), path.Base(t.Name())).Store() })
 	if err := put(t.Context(), c.Store(), "r", "text"); err != nil {
