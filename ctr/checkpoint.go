@@ -208,16 +208,24 @@ func checkpointTask(f flagSet) action {
 	}
 }
 
+// needContainerAndRef checks the arguments of a checkpoint and a restore.
+func needContainerAndRef(args []string) error {
+	switch {
+	case arg(args, 0) == "":
+		return errNoContainer
+	case arg(args, 1) == "":
+		return errors.New("ref must be provided")
+	}
+	return nil
+}
+
 func checkpointContainer(f flagSet) action {
 	rw := f.Bool("rw", false, "Include what the container has written")
 	base := f.Bool("image", false, "Include the container's image")
 	task := f.Bool("task", false, "Include the container's processes")
 	return func(s *session, args []string) error {
-		switch {
-		case arg(args, 0) == "":
-			return errNoContainer
-		case arg(args, 1) == "":
-			return errors.New("ref must be provided")
+		if err := needContainerAndRef(args); err != nil {
+			return err
 		}
 		c, err := s.dial()
 		if err != nil {
@@ -314,11 +322,8 @@ func restoreContainer(f flagSet) action {
 	rw := f.Bool("rw", false, "Restore what the container had written")
 	live := f.Bool("live", false, "Restore the container's processes")
 	return func(s *session, args []string) error {
-		switch {
-		case arg(args, 0) == "":
-			return errNoContainer
-		case arg(args, 1) == "":
-			return errors.New("ref must be provided")
+		if err := needContainerAndRef(args); err != nil {
+			return err
 		}
 		c, err := s.dial()
 		if err != nil {
