@@ -182,6 +182,7 @@ func (s *session) exec(e *execFlags, id string, args []string) error {
 	if err != nil {
 		return err
 	}
+	spec.Process.ConsoleSize = tty.size() // it may look before attend can tell it
 	p, err := t.Exec(s.ctx, e.id, spec.Process, streams)
 	if err != nil {
 		return err

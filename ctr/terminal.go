@@ -9,6 +9,7 @@ import (
 	"os/signal"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
@@ -116,12 +117,24 @@ func (s *session) ended(exit <-chan client.Exit, tty *terminal) client.Exit {
 	}
 }
 
-func (s *session) resize(ctx context.Context, p *client.Process, t *terminal) {
-	width, height, err := term.GetSize(t.fd)
-	if err == nil {
-		err = p.Resize(ctx, uint32(width), uint32(height))
+// size is what a process is to find. It is nil without a terminal.
+func (t *terminal) size() *specs.Box {
+	if t == nil {
+		return nil
 	}
+	width, height, err := term.GetSize(t.fd)
 	if err != nil {
+		return nil
+	}
+	return &specs.Box{Height: uint(height), Width: uint(width)}
+}
+
+func (s *session) resize(ctx context.Context, p *client.Process, t *terminal) {
+	size := t.size()
+	if size == nil {
+		return
+	}
+	if err := p.Resize(ctx, uint32(size.Width), uint32(size.Height)); err != nil {
 		s.log().Debug("resize", "error", err)
 	}
 }

@@ -4,9 +4,10 @@
 # start the built commands as root and run one package at a time, because they
 # load the machine.
 #
-# A package that fails is run once more by itself at the end, when nothing else
-# runs. One that passes then is named: it has a race of its own or in the
-# product, and somebody has to look for it. One that fails again fails the run.
+# What fails is run once more by itself at the end, when nothing else runs: the
+# tests of a package that failed, or all of them if it ended in another way. A
+# package that passes then is named: it has a race of its own or in the product,
+# and somebody has to look for it. One that fails again fails the run.
 set -eu
 cd "$(dirname "$0")/.."
 go vet ./...
@@ -20,6 +21,19 @@ run() {
 run -p 2 $(go list ./... | grep -v '^slipway/test/')
 run -p 1 $(go list ./... | grep '^slipway/test/')
 
+# culprits PACKAGE: a regular expression of the tests of a package that failed,
+# or nothing when the package did not get to run them all.
+culprits() {
+	awk -v package="$1" '
+		/^--- FAIL: / { names = names (names ? "|" : "") $3 }
+		/^panic: / { short = 1 }
+		/^(ok|FAIL|[?])[ \t]/ {
+			if ($2 == package && names && !short)
+				print "^(" names ")$"
+			names = ""; short = 0
+		}' "$log"
+}
+
 # What is neither "ok" nor without tests has failed, whatever was printed.
 failed=""
 for package in $(go list ./...); do
@@ -27,8 +41,9 @@ for package in $(go list ./...); do
 done
 again=""
 for package in $failed; do
-	echo "== once more: $package"
-	go test -timeout 30m -count=1 "$package" && continue
+	tests=$(culprits "$package")
+	echo "== once more: $package $tests"
+	go test -timeout 30m -count=1 ${tests:+-run "$tests"} "$package" && continue
 	again="$again $package"
 done
 [ -z "$failed" ] || echo "failed at first:" $failed

@@ -249,7 +249,9 @@ func TestSeveralMappingsOfAUserNamespace(t *testing.T) {
 			ref := host.StartRegistry(t).Push(t, host.Busybox(t, ownedLayer(t)), "library/owned:latest")
 			d.Ctr(t, "images", "pull", "--plain-http", "--snapshotter", snapshotter, ref)
 			maps := []string{"--uidmap", "1000:300000:1", "--uidmap", "0:100000:1000", "--gidmap", "0:200000:1000", "--gidmap", "1000:400000:1"}
-			for _, id := range []string{host.Unique("a"), host.Unique("b")} { // the second finds the copy
+			keep := host.Unique("keep") // its snapshot keeps the copy, which the others find
+			d.Ctr(t, append(append([]string{"containers", "create", "--snapshotter", snapshotter}, maps...), ref, keep)...)
+			for _, id := range []string{host.Unique("a"), host.Unique("b")} {
 				args := append([]string{"run", "--rm", "--snapshotter", snapshotter}, maps...)
 				out := d.Ctr(t, append(args, ref, id, "sh", "-c", "stat -c '%u %g %a' / /mine /also; test -L /link; wc -l < /proc/self/uid_map; id -u")...)
 				if got, want := strings.Join(strings.Fields(out), " "), "0 0 755 1000 1000 4755 1000 1000 4755 2 0"; got != want {
@@ -270,6 +272,7 @@ func TestSeveralMappingsOfAUserNamespace(t *testing.T) {
 					t.Errorf("a copy was left: %s", list)
 				}
 			}
+			d.Ctr(t, "containers", "rm", keep)
 		})
 	}
 }
