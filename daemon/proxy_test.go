@@ -130,7 +130,7 @@ func serveProxy(t *testing.T, register func(*grpc.Server)) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := grpc.NewServer(
+	srv := grpc.NewServer(grpc.WaitForHandlers(true), // they write into directories of the test
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 			resp, err := h(ctx, req)
 			return resp, errgrpc.ToGRPC(err)

@@ -71,7 +71,7 @@ func (w *world) collect(t *testing.T) {
 }
 
 func (w *world) serve(t *testing.T, services []registrar) {
-	w.server = grpc.NewServer(grpc.ForceServerCodecV2(bytestream.Codec()),
+	w.server = grpc.NewServer(grpc.ForceServerCodecV2(bytestream.Codec()), grpc.WaitForHandlers(true), // they use the stores
 		grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 			resp, err := h(withScope(ctx), req)
 			return resp, errgrpc.ToGRPC(err)
