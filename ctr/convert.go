@@ -24,6 +24,7 @@ func convertImage(f flagSet) action {
 	}
 	oci := f.Bool("oci", false, "Replace Docker's media types by OCI's")
 	erofs := erofsFlags(f)
+	estargz := estargzFlags(f)
 	platform := platformFlag(f)
 	all := f.Bool("all-platforms", false, "Convert the image of every platform that is there")
 	return func(s *session, args []string) error {
@@ -35,13 +36,24 @@ func convertImage(f flagSet) action {
 		if opts.Erofs, err = erofs(); err != nil {
 			return err
 		}
+		if opts.Estargz, err = estargz(); err != nil {
+			return err
+		}
+		forms := 0
 		for c, wanted := range packed {
-			switch {
-			case *wanted && (opts.Layers != nil || opts.Erofs != nil):
-				return errors.New("only one of --uncompress, --gzip, --zstd and --erofs can be used")
-			case *wanted:
+			if *wanted {
 				opts.Layers = &c
+				forms++
 			}
+		}
+		if opts.Erofs != nil {
+			forms++
+		}
+		if opts.Estargz != nil {
+			forms++
+		}
+		if forms > 1 {
+			return errors.New("only one of --uncompress, --gzip, --zstd, --erofs and --estargz can be used")
 		}
 		if !*all {
 			if opts.Platform, err = matcher(*platform, platforms.DefaultStrict()); err != nil {
@@ -73,6 +85,27 @@ func erofsFlags(f flagSet) func() (*convert.Erofs, error) {
 			return &convert.Erofs{Zstd: *form == "zstd", Compressors: *compressors, Mkfs: strings.Fields(*options)}, nil
 		}
 		return nil, fmt.Errorf("--erofs %q is neither raw nor zstd: %w", *form, errdefs.ErrInvalidArgument)
+	}
+}
+
+// estargzFlags declares what says how layers become eStargz. What it returns is
+// nil if they do not.
+func estargzFlags(f flagSet) func() (*convert.Estargz, error) {
+	wanted := f.Bool("estargz", false, "Make eStargz of the layers, which can be fetched file by file; implies --oci")
+	level := f.Int("estargz-compression-level", 9, "How hard to pack eStargz, 1 to 9")
+	chunk := f.Int("estargz-chunk-size", 0, "Bytes of a file that can be fetched alone from eStargz, 0 for 4 MiB")
+	return func() (*convert.Estargz, error) {
+		switch {
+		case !*wanted && (f.Changed("estargz-compression-level") || f.Changed("estargz-chunk-size")):
+			return nil, errors.New("--estargz-compression-level and --estargz-chunk-size go with --estargz")
+		case !*wanted:
+			return nil, nil
+		case *level < 1 || *level > 9:
+			return nil, fmt.Errorf("--estargz-compression-level %d is not 1 to 9: %w", *level, errdefs.ErrInvalidArgument)
+		case *chunk < 0:
+			return nil, fmt.Errorf("--estargz-chunk-size %d is negative: %w", *chunk, errdefs.ErrInvalidArgument)
+		}
+		return &convert.Estargz{Level: *level, ChunkSize: *chunk}, nil
 	}
 }
 

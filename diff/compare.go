@@ -35,8 +35,8 @@ type DiffOpts struct {
 	Mount Mounter
 }
 
-// labelUncompressed notes the diffID on a compressed layer.
-const labelUncompressed = "containerd.io/uncompressed"
+// LabelUncompressed notes the diffID on a compressed layer.
+const LabelUncompressed = "containerd.io/uncompressed"
 
 // Compare makes a layer of what upper has changed over lower and puts it into
 // the store. No lower means that everything is new.
@@ -93,7 +93,7 @@ func ingest(ctx context.Context, lower, upper string, store content.Ingester, co
 		if labels == nil {
 			labels = map[string]string{}
 		}
-		labels[labelUncompressed] = diffID.String()
+		labels[LabelUncompressed] = diffID.String()
 	}
 	st, err := w.Status()
 	if err != nil {

@@ -329,7 +329,7 @@ func (u *unpacking) apply(ctx context.Context, i int, mounts []mount.Mount, apar
 		return fmt.Errorf("layer %s: wrong diff id %s, the image config says %s: %w", l.desc.Digest, applied.Digest, u.diffIDs[i], errdefs.ErrFailedPrecondition)
 	}
 	u.extracting("extracted", l.desc)
-	return u.label(ctx, l.desc.Digest, map[string]string{"containerd.io/uncompressed": applied.Digest.String()})
+	return u.label(ctx, l.desc.Digest, map[string]string{diff.LabelUncompressed: applied.Digest.String()})
 }
 
 // applyWith has the configured differ apply a layer, or does it here.

@@ -191,7 +191,7 @@ func (a *reader) compress(ctx context.Context, desc ocispec.Descriptor, plain io
 		}
 		w.CloseWithError(err)
 	}()
-	f, err := a.put(ctx, r, -1, "", map[string]string{"containerd.io/uncompressed": desc.Digest.String()})
+	f, err := a.put(ctx, r, -1, "", map[string]string{diff.LabelUncompressed: desc.Digest.String()})
 	r.CloseWithError(err) // ends the goroutine if not all was read
 	<-done
 	return ocispec.Descriptor{MediaType: desc.MediaType + ".gzip", Digest: f.digest, Size: f.size}, err

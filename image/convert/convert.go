@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package convert makes another image of the same files: with its layers
-// packed in another way, as images of EROFS, or with the media types of OCI.
+// packed in another way, as eStargz or images of EROFS, or with the media types
+// of OCI.
 //
-// Layers that stay archives keep their diffIDs, and so the image its snapshots.
+// Layers that are only packed keep their diffIDs, and so the image its snapshots.
 package convert
 
 import (
@@ -45,7 +46,10 @@ type Options struct {
 	// Erofs makes images of EROFS of layers, nil leaves them as they are. It
 	// goes with Layers nil, and implies OCI as well.
 	Erofs *Erofs
-	OCI   bool // replace the media types of Docker
+	// Estargz makes eStargz of layers, nil leaves them as they are. It goes with
+	// Layers and Erofs nil, and implies OCI, whose manifests have annotations.
+	Estargz *Estargz
+	OCI     bool // replace the media types of Docker
 	// Platform limits the new image to the matching manifests, nil to those
 	// that are present.
 	Platform platforms.MatchComparer
@@ -53,12 +57,15 @@ type Options struct {
 
 // Image converts the image desc and returns the new one's descriptor.
 func Image(ctx context.Context, store Store, desc ocispec.Descriptor, opts Options) (ocispec.Descriptor, error) {
-	if opts.Erofs != nil || opts.Layers != nil && *opts.Layers == diff.Zstd {
+	if opts.rebuilds() || opts.Layers != nil && *opts.Layers == diff.Zstd {
 		opts.OCI = true
 	}
 	c := &converter{store: store, opts: opts, id: rand.Text()}
 	return c.convert(ctx, desc, 0)
 }
+
+// rebuilds reports whether layers get other diffIDs.
+func (o Options) rebuilds() bool { return o.Erofs != nil || o.Estargz != nil }
 
 type converter struct {
 	store Store
@@ -127,8 +134,8 @@ func (c *converter) manifest(ctx context.Context, desc ocispec.Descriptor) (ocis
 		}
 		diffIDs = config.RootFS.DiffIDs
 	}
-	toErofs := c.opts.Erofs != nil && slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return image.IsLayer(l.MediaType) })
-	if toErofs && len(diffIDs) != len(m.Layers) {
+	rebuilt := c.opts.rebuilds() && slices.ContainsFunc(m.Layers, func(l ocispec.Descriptor) bool { return image.IsLayer(l.MediaType) })
+	if rebuilt && len(diffIDs) != len(m.Layers) {
 		return desc, fmt.Errorf("manifest %s has %d layers, its config %d: %w", desc.Digest, len(m.Layers), len(diffIDs), errdefs.ErrInvalidArgument)
 	}
 	layers := slices.Clone(m.Layers)
@@ -153,17 +160,35 @@ func (c *converter) manifest(ctx context.Context, desc ocispec.Descriptor) (ocis
 	}
 	m.Layers, m.MediaType = layers, c.mediaType(desc.MediaType)
 	m.Config.MediaType = c.mediaType(m.Config.MediaType)
-	if toErofs {
-		if m.Config, err = c.erofsConfig(ctx, m.Config, next); err != nil {
+	if rebuilt {
+		if m.Config, err = c.config(ctx, m.Config, next); err != nil {
 			return desc, fmt.Errorf("manifest %s: %w", desc.Digest, err)
 		}
-		if p := desc.Platform; p != nil {
+		if p := desc.Platform; p != nil && c.opts.Erofs != nil {
 			with := *p
 			with.OSFeatures = withFeature(p.OSFeatures)
 			desc.Platform = &with
 		}
 	}
 	return c.document(ctx, desc, m.MediaType, m, append([]ocispec.Descriptor{m.Config}, layers...))
+}
+
+// config stores a config with other diffIDs, and what a platform must have for
+// such layers. Fields that are not known stay.
+func (c *converter) config(ctx context.Context, old ocispec.Descriptor, diffIDs []digest.Digest) (next ocispec.Descriptor, err error) {
+	fields, err := image.ReadFields(ctx, c.store, old)
+	if err != nil {
+		return old, err
+	}
+	if fields["rootfs"], err = json.Marshal(ocispec.RootFS{Type: "layers", DiffIDs: diffIDs}); err != nil {
+		return old, err
+	}
+	if c.opts.Erofs != nil {
+		if fields["os.features"], err = features(fields["os.features"]); err != nil {
+			return old, fmt.Errorf("config %s: os.features: %w: %w", old.Digest, err, errdefs.ErrInvalidArgument)
+		}
+	}
+	return c.document(ctx, old, old.MediaType, fields, nil)
 }
 
 // document stores a new manifest or index in place of old.
@@ -204,6 +229,8 @@ func (c *converter) layer(ctx context.Context, desc ocispec.Descriptor, diffID d
 	switch as := c.opts.Layers; {
 	case c.opts.Erofs != nil:
 		return c.erofsLayer(ctx, next, plain, is, diffID)
+	case c.opts.Estargz != nil:
+		return c.estargzLayer(ctx, next, io.NewSectionReader(ra, 0, ra.Size()), plain, diffID)
 	case as == nil || is == *as || erofs.IsImage(desc.MediaType):
 		return next, diffID, nil
 	default:
@@ -218,11 +245,16 @@ func (c *converter) repacked(ctx context.Context, desc ocispec.Descriptor, plain
 	if err != nil {
 		return desc, err
 	}
+	return repackedAs(desc, next, as), nil
+}
+
+// repackedAs describes the blob next in place of a layer.
+func repackedAs(desc, next ocispec.Descriptor, as diff.Compression) ocispec.Descriptor {
 	desc.MediaType = layerType(desc.MediaType, as)
 	desc.Digest, desc.Size, desc.Data, desc.URLs = next.Digest, next.Size, nil, nil
 	desc.Annotations = maps.Clone(desc.Annotations)
 	maps.DeleteFunc(desc.Annotations, func(key, _ string) bool { return ofPacking(key) })
-	return desc, nil
+	return desc
 }
 
 // sameDiffID fails if a layer is not what the config says.
@@ -256,7 +288,7 @@ func (c *converter) repack(ctx context.Context, plain io.Reader, as diff.Compres
 		if as == diff.None {
 			return nil
 		}
-		return map[string]string{"containerd.io/uncompressed": sum.Digest().String()}
+		return map[string]string{diff.LabelUncompressed: sum.Digest().String()}
 	})
 	r.CloseWithError(err) // ends the goroutine if not all was read
 	<-done

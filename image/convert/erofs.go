@@ -12,12 +12,10 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"slipway/diff"
-	"slipway/image"
 	"slipway/internal/erofs"
 )
 
@@ -97,25 +95,15 @@ func (c *converter) storeImage(ctx context.Context, desc ocispec.Descriptor, fil
 	return next, diffID, err
 }
 
-// erofsConfig stores a config with other diffIDs and the feature. Fields that
-// are not known stay.
-func (c *converter) erofsConfig(ctx context.Context, old ocispec.Descriptor, diffIDs []digest.Digest) (next ocispec.Descriptor, err error) {
-	fields, err := image.ReadFields(ctx, c.store, old)
-	if err != nil {
-		return old, err
-	}
-	var features []string
-	if raw := fields["os.features"]; raw != nil {
-		if err := json.Unmarshal(raw, &features); err != nil {
-			return old, fmt.Errorf("config %s: os.features: %w: %w", old.Digest, err, errdefs.ErrInvalidArgument)
+// features adds ours to those of a config.
+func features(old json.RawMessage) (json.RawMessage, error) {
+	var list []string
+	if old != nil {
+		if err := json.Unmarshal(old, &list); err != nil {
+			return nil, err
 		}
 	}
-	for key, v := range map[string]any{"rootfs": ocispec.RootFS{Type: "layers", DiffIDs: diffIDs}, "os.features": withFeature(features)} {
-		if fields[key], err = json.Marshal(v); err != nil {
-			return old, err
-		}
-	}
-	return c.document(ctx, old, old.MediaType, fields, nil)
+	return json.Marshal(withFeature(list))
 }
 
 func withFeature(list []string) []string {
