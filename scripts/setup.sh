@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Installs what the tests and benchmarks use: Debian packages, the peers
-# (containerd 2.3.4 with its client and shim, runc 1.5.1, BuildKit) into .cache/peers, and
-# the commands of Debian's own containerd and docker.io, unpacked but not
+# (containerd 2.3.4 with its client and shim, runc 1.5.1, BuildKit, nerdctl) into
+# .cache/peers, and the commands of Debian's own containerd and docker.io, unpacked but not
 # installed, into .cache/debian and .cache/docker. Does nothing for what is there already.
 set -eu
 cd "$(dirname "$0")/.."
@@ -39,6 +39,26 @@ fi
 if [ ! -x "$peers/buildctl" ]; then
 	echo "setup: building BuildKit into $peers"
 	(cd test/clients/buildkit && go build -trimpath -o "$peers/" github.com/moby/buildkit/cmd/buildkitd github.com/moby/buildkit/cmd/buildctl)
+fi
+
+# nerdctl's program, which some proxies and the checksum database do not have: its
+# tests are skipped without. Its sources are checked against the sum below, and
+# all they need against the go.sum among them. What is only for its own tests
+# needs a module that is not published, and goes.
+nerdctl=github.com/containerd/nerdctl/v2@v2.3.1
+nerdctl_sum=h1:Jbfp+TZfTI2rgGyx/dyI5TxIkvv1jVlmFRb761a29YU=
+build_nerdctl() (
+	GONOSUMDB=github.com/containerd/nerdctl/v2 go mod download -json "$nerdctl" >"$1/module" &&
+		grep -q "\"Sum\": \"$nerdctl_sum\"" "$1/module" &&
+		cp -r "$(sed -n 's/.*"Dir": "\(.*\)".*/\1/p' "$1/module")" "$1/src" && chmod -R u+w "$1/src" && cd "$1/src" &&
+		rm cmd/nerdctl/helpers/testing_linux.go && mkdir -p mod/tigron && echo "module github.com/containerd/nerdctl/mod/tigron" >mod/tigron/go.mod &&
+		CGO_ENABLED=0 go build -trimpath -buildvcs=false -o "$peers/" ./cmd/nerdctl
+)
+if [ ! -x "$peers/nerdctl" ]; then
+	echo "setup: building nerdctl into $peers"
+	work=$(mktemp -d)
+	build_nerdctl "$work" || echo "setup: no nerdctl: tests of it will be skipped" >&2
+	rm -rf "$work"
 fi
 
 debian=$PWD/.cache/debian

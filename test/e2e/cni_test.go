@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -31,23 +30,11 @@ type wire struct {
 // cabled starts a daemon in a network namespace of its own. The plugins that
 // fail makes are found before the real ones.
 func cabled(t *testing.T) *wire {
-	host.Need(t, "ip", "nsenter", "unshare", "iptables")
+	host.Need(t, "iptables")
 	for _, plugin := range []string{"bridge", "host-local", "portmap", "loopback"} {
 		host.Need(t, filepath.Join(cniPlugins, plugin))
 	}
-	holder := exec.Command("unshare", "-n", "sh", "-c", "ip link set lo up; echo up; exec sleep 100000")
-	up, err := holder.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := holder.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { holder.Process.Kill(); holder.Wait() })
-	if _, err := up.Read(make([]byte, 3)); err != nil {
-		t.Fatalf("network namespace: %v", err)
-	}
-	w := &wire{dir: host.TempDir(t), netns: fmt.Sprintf("/proc/%d/ns/net", holder.Process.Pid)}
+	w := &wire{dir: host.TempDir(t), netns: host.NetNS(t)}
 	w.configure(t)
 	w.Daemon = host.Start(t, host.Options{Wrap: []string{
 		"nsenter", "--net=" + w.netns, "env", "NETCONFPATH=" + filepath.Join(w.dir, "net.d"), "CNI_PATH=" + w.faulty() + ":" + cniPlugins,
