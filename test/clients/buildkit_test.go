@@ -78,11 +78,22 @@ CMD ["cat", "/output"]
 }
 
 func TestBuildkitBuildsWithOurDaemon(t *testing.T) {
-	host.NeedBuilt(t)
-	d, r := host.Start(t, host.Options{}), host.StartRegistry(t)
-	ref := r.Push(t, host.Busybox(t), "library/busybox:latest")
-	buildctl := startBuildkit(t, d, "--oci-worker=false", "--containerd-worker=true", "--containerd-worker-addr", d.Address,
+	d := host.Start(t, host.Options{})
+	build(t, d, "--oci-worker=false", "--containerd-worker=true", "--containerd-worker-addr", d.Address,
 		"--containerd-worker-net", "host", "--containerd-worker-gc=false")
+}
+
+func TestBuildkitBuildsWithOurRuntime(t *testing.T) {
+	build(t, host.Start(t, host.Options{}), "--containerd-worker=false", "--oci-worker=true",
+		"--oci-worker-binary", filepath.Join(host.Bin(), "runc"), "--oci-worker-net", "host", "--oci-worker-gc=false")
+}
+
+// build has a worker build and push an image, which d then runs.
+func build(t *testing.T, d *host.Daemon, worker ...string) {
+	t.Helper()
+	r := host.StartRegistry(t)
+	ref := r.Push(t, host.Busybox(t), "library/busybox:latest")
+	buildctl := startBuildkit(t, d, worker...)
 	dir := dockerfile(t, ref)
 	buildctl("build", "--progress", "plain", "--frontend", "dockerfile.v0", "--local", "context="+dir, "--local", "dockerfile="+dir,
 		"--output", "type=image,name="+r.Host+"/built:1,push=true,registry.insecure=true")

@@ -93,7 +93,25 @@ func archive(t *testing.T) string {
 
 func TestDocker(t *testing.T) {
 	host.NeedBuilt(t)
-	useDocker(t, startDocker(t, host.Start(t, host.Options{})))
+	d := host.Start(t, host.Options{})
+	k := startDocker(t, d)
+	useDocker(t, k)
+	k.outlives(d)
+}
+
+// outlives claims that containers run on while the daemon below dockerd is
+// another one, and that their ends are heard of.
+func (k *docker) outlives(d *host.Daemon) {
+	k.t.Helper()
+	k.do("run", "-d", "--name", "stays", "busybox", "sleep", "inf")
+	pid := k.do("inspect", "-f", "{{.State.Pid}}", "stays")
+	d.Kill(k.t)
+	d.Run(k.t)
+	host.Until(k.t, "dockerd has found the new daemon", func() bool { return k.try("exec", "stays", "true").Code == 0 })
+	k.want(pid, "inspect", "-f", "{{.State.Pid}}", "stays")
+	k.do("kill", "stays")
+	k.want("137\n", "wait", "stays")
+	k.do("rm", "stays")
 }
 
 // useDocker does what Docker's users do.
