@@ -230,6 +230,28 @@ func TestEscapeByLinkedNullDevice(t *testing.T) {
 	}
 }
 
+// What covers a masked file belongs to the container: were it the host's null
+// device, the container could take that from everybody.
+func TestEscapeByModeOfMaskedFile(t *testing.T) {
+	var before, after unix.Stat_t
+	if err := unix.Stat("/dev/null", &before); err != nil {
+		t.Fatal(err)
+	}
+	b := newBox(t, "chmod 600 /proc/keys && chown 12:34 /proc/keys && stat -c '%a %u %g' /proc/keys")
+	out, _, err := b.run(nil)
+	if err != nil || out != "600 12 34" {
+		t.Errorf("the container sees %q, %v", out, err)
+	}
+	if err := unix.Stat("/dev/null", &after); err != nil {
+		t.Fatal(err)
+	}
+	if after.Mode != before.Mode || after.Uid != before.Uid || after.Gid != before.Gid {
+		t.Errorf("the host's null device had mode %o of %d:%d and has %o of %d:%d", before.Mode, before.Uid, before.Gid, after.Mode, after.Uid, after.Gid)
+		unix.Chown("/dev/null", int(before.Uid), int(before.Gid))
+		unix.Chmod("/dev/null", before.Mode&0o7777)
+	}
+}
+
 // CVE-2025-52565: /dev/console and /dev/pts are links when the terminal is
 // put there.
 func TestEscapeByLinkedConsole(t *testing.T) {

@@ -69,21 +69,17 @@ func (r *Root) readonly(name string, bind bool) error {
 	return r.attributes(tree, &o)
 }
 
-// mask hides paths: files behind the host's null device, directories behind an
-// empty file system. The device is the host's, checked, and not one that the
-// container could have put in its place (CVE-2025-31133).
+// mask hides paths: files behind the null device, directories behind an empty
+// file system.
 func (r *Root) mask(names []string) error {
 	if len(names) == 0 {
 		return nil
 	}
-	null, err := linux.Open("/dev/null", unix.O_PATH, 0)
+	null, err := r.null()
 	if err != nil {
-		return err
+		return fmt.Errorf("mask path %s: %w", names[0], err)
 	}
 	defer null.Close()
-	if st, err := linux.Stat(null); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3) {
-		return fmt.Errorf("/dev/null is not the null device: %w", err)
-	}
 	m := masks{root: r, null: null, done: map[string]bool{}}
 	defer m.close()
 	for _, name := range names {
@@ -92,6 +88,25 @@ func (r *Root) mask(names []string) error {
 		}
 	}
 	return nil
+}
+
+// null is the container's null device, checked, since the image may have put
+// something else in its place (CVE-2025-31133). It is not the host's: what the
+// container does to the mode or the owner of a masked file, it does to that.
+func (r *Root) null() (*os.File, error) {
+	f, err := r.lookup("/dev/null")
+	if err != nil {
+		return nil, err
+	}
+	st, err := linux.Stat(f)
+	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(1, 3)) {
+		err = errors.New("/dev/null of the container is not the null device")
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // masks are the mounts that hide paths: a place has one, and all directories
