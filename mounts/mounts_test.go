@@ -254,6 +254,10 @@ func TestAnImageIsMadeAndMounted(t *testing.T) {
 		t.Errorf("image %v, %v", fi, err)
 	}
 	fatal(t, f.Deactivate(t.Context(), "a", "n"))
+	list[0].Source, list[0].Options[1] = f.root("none.img"), "X-containerd.mkfs.size=0"
+	if _, err := f.Activate(t.Context(), scope, "n", list, Options{}); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("an image of no size: %v", err)
+	}
 }
 
 func TestATemporaryActivationMountsEverything(t *testing.T) {

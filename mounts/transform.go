@@ -266,6 +266,9 @@ func (m *Manager) mkfs(ctx context.Context, mt mount.Mount) (err error) {
 	if err != nil {
 		return err
 	}
+	if size == 0 {
+		return fmt.Errorf("file system %s of no size: %w", mt.Source, errdefs.ErrInvalidArgument)
+	}
 	root, rel, err := m.within(mt.Source)
 	if err != nil {
 		return err
@@ -328,16 +331,17 @@ func mkfsCommand(settings map[string]string, path string) ([]string, error) {
 	return append(args, path), nil
 }
 
-// ParseSize reads a number of bytes such as 512, 64MiB or 1G; the units are
-// powers of 1024.
+// ParseSize reads a number of bytes such as 0, 512, 64MiB or 1.5G; the units
+// are powers of 1024.
 func ParseSize(text string) (int64, error) {
-	digits := strings.TrimRight(text, "BKMGTbkmgtio ")
-	n, err := strconv.ParseInt(digits, 10, 64)
+	digits := strings.TrimRight(text, "BKMGTPbkmgtpi ")
+	n, err := strconv.ParseFloat(digits, 64)
 	unit := strings.ToLower(strings.TrimSpace(text[len(digits):]))
 	unit = strings.TrimSuffix(strings.TrimSuffix(unit, "b"), "i")
-	shift, ok := map[string]uint{"": 0, "k": 10, "m": 20, "g": 30, "t": 40}[unit]
-	if err != nil || !ok || n <= 0 || n > 1<<62>>shift {
+	shift, ok := map[string]uint{"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}[unit]
+	n *= float64(int64(1) << shift)
+	if err != nil || !ok || !(n >= 0 && n < 1<<62) { // nor is it no number
 		return 0, fmt.Errorf("size %q of a file system: %w", text, errdefs.ErrInvalidArgument)
 	}
-	return n << shift, nil
+	return int64(n), nil
 }

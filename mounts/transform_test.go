@@ -113,12 +113,12 @@ func TestMkfsCommands(t *testing.T) {
 }
 
 func TestSizes(t *testing.T) {
-	for text, want := range map[string]int64{"512": 512, "1k": 1 << 10, "100MiB": 100 << 20, "2 GB": 2 << 30, "1T": 1 << 40, "7b": 7} {
+	for text, want := range map[string]int64{"512": 512, "1k": 1 << 10, "100MiB": 100 << 20, "2 GB": 2 << 30, "1T": 1 << 40, "7b": 7, "0": 0, "0.5G": 1 << 29, "1.5 MiB": 3 << 19, "2p": 2 << 50} {
 		if got, err := ParseSize(text); err != nil || got != want {
 			t.Errorf("%q: %d, %v, want %d", text, got, err, want)
 		}
 	}
-	for _, bad := range []string{"", "0", "-1", "x", "1Q", "9999999999T", "MiB", "1kk"} {
+	for _, bad := range []string{"", "-1", "x", "1Q", "9999999999T", "MiB", "1kk", "nan", "inf", "1.5.1"} {
 		if n, err := ParseSize(bad); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %d, %v", bad, n, err)
 		}

@@ -13,10 +13,10 @@ import (
 	"slipway/linux"
 )
 
-// warnOfCapabilities tells what a process will not get of the capabilities
-// that it asks for. It is no error: images and clients ask for what a newer
-// kernel has, or an older one let them have.
-func warnOfCapabilities(log *slog.Logger, p *specs.Process) {
+// warnOfCapabilities tells what a process in a container of spec will not get
+// of the capabilities that it asks for. It is no error: images and clients ask
+// for what a newer kernel has, an older one let them have, or another host.
+func warnOfCapabilities(log *slog.Logger, spec *specs.Spec, p *specs.Process) {
 	if log == nil || p.Capabilities == nil {
 		return
 	}
@@ -30,6 +30,13 @@ func warnOfCapabilities(log *slog.Logger, p *specs.Process) {
 			}
 		}
 	}
+	granted := grantable(spec) & linux.CapabilityMask(c.Permitted)
+	for _, name := range slices.Concat(c.Permitted, c.Effective) {
+		given := linux.CapabilityMask([]string{name})&granted != 0
+		if !given && !slices.Contains(unknown, name) {
+			unknown = append(unknown, name)
+		}
+	}
 	if len(unknown) > 0 {
 		log.Warn(fmt.Sprintf("ignoring unknown or unavailable capabilities: %v", unknown))
 	}
@@ -40,4 +47,18 @@ func warnOfCapabilities(log *slog.Logger, p *specs.Process) {
 			log.Warn(fmt.Sprintf("can't raise ambient capability %s: %v", name, unix.EPERM))
 		}
 	}
+}
+
+// grantable are the capabilities that a process in a container of spec can be
+// given: all in a user namespace of its own, else those of the caller. Of a
+// container whose bundle is gone nothing is said.
+func grantable(spec *specs.Spec) uint64 {
+	if spec.Linux == nil || findNamespace(spec, specs.UserNamespace) != nil {
+		return ^uint64(0)
+	}
+	own, err := linux.GetCapabilities()
+	if err != nil {
+		return ^uint64(0)
+	}
+	return own.Permitted
 }

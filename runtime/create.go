@@ -47,7 +47,7 @@ func Create(ctx context.Context, config Config) (_ *Container, err error) {
 	if err := validate(&config); err != nil {
 		return nil, err
 	}
-	warnOfCapabilities(config.Log, config.Spec.Process)
+	warnOfCapabilities(config.Log, config.Spec, config.Spec.Process)
 	n := &creation{Config: config, ctx: ctx}
 	if findNamespace(n.Spec, specs.MountNamespace) == nil && len(n.Spec.Mounts) > 0 {
 		n.rootMount, _ = linux.MountID(rootfsPath(&config)) // before Linux 5.8 mounts of a failed Create stay

@@ -111,7 +111,7 @@ func (x *execution) inherit(p *specs.Process) error {
 			Permitted: caps["Permitted"], Ambient: caps["Ambient"],
 		}
 	}
-	warnOfCapabilities(x.Log, p)
+	warnOfCapabilities(x.Log, s, p)
 	if s.Linux == nil {
 		return nil
 	}
