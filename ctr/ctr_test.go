@@ -49,7 +49,7 @@ func TestSignals(t *testing.T) {
 			t.Errorf("%q: %v, %v", name, got, err)
 		}
 	}
-	for _, name := range []string{"NOPE", "RTMIN+99", "SIG"} {
+	for _, name := range []string{"NOPE", "RTMIN+99", "SIG", "0"} {
 		if got, err := parseSignal(name); err == nil {
 			t.Errorf("%q: %v", name, got)
 		}
@@ -93,6 +93,7 @@ func TestContainerFlagsRefuse(t *testing.T) {
 		"--seccomp-profile x":                               "seccomp must be set to true, if using a custom seccomp-profile",
 		"--cpus 1 --cpu-quota 5":                            "cpus and quota/period should be used separately",
 		"--privileged-without-host-devices":                 "can't use 'privileged-without-host-devices' without 'privileged' specified",
+		"--runc-systemd-cgroup":                             `option --runc-systemd-cgroup requires --cgroup to be set, e.g. "machine.slice:foo:deadbeef"`,
 		"--annotation x":                                    "invalid key=value format annotation: x",
 		"--apparmor-profile a --apparmor-default-profile b": "apparmor-profile conflicts with apparmor-default-profile",
 	} {

@@ -3,11 +3,11 @@
 package ctr
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -99,7 +99,7 @@ func (s *session) deprecations(c *client.Client) string {
 	}
 	var b strings.Builder
 	for _, w := range resp.Deprecations {
-		slog.New(handler(&b, slog.LevelInfo)).Warn("DEPRECATION: " + w.Message)
+		logger{w: &b}.Warn("DEPRECATION: " + w.Message)
 	}
 	return b.String()
 }
@@ -138,25 +138,7 @@ func (s *session) close() {
 }
 
 // log writes what does not end the command.
-func (s *session) log() *slog.Logger {
-	level := slog.LevelInfo
-	if s.globals.debug {
-		level = slog.LevelDebug
-	}
-	return slog.New(handler(s.err, level))
-}
-
-func handler(w io.Writer, level slog.Level) slog.Handler {
-	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		switch a.Key {
-		case slog.TimeKey:
-			a.Value = slog.StringValue(a.Value.Time().Format(time.RFC3339))
-		case slog.LevelKey:
-			a.Value = slog.StringValue(strings.Replace(strings.ToLower(a.Value.String()), "warn", "warning", 1))
-		}
-		return a
-	}})
-}
+func (s *session) log() logger { return logger{s.err, s.globals.debug} }
 
 // server asks the daemon for its identity.
 func server(ctx context.Context, c *client.Client) (*introspectionapi.ServerResponse, error) {
@@ -181,19 +163,27 @@ func (s *session) json(v any) error {
 	return err
 }
 
+// A complaint is what is logged of an error in place of what each has.
+type complaint struct {
+	text string
+	error
+}
+
 // each does act for every argument, goes on after failures, and returns the
 // first.
-func (s *session) each(args []string, complaint string, act func(string) error) error {
+func (s *session) each(args []string, text string, act func(string) error) error {
 	var first error
 	for _, a := range args {
 		err := act(a)
 		if err == nil {
 			continue
 		}
-		if first == nil {
-			first = err
+		c, own := err.(complaint)
+		if !own {
+			c = complaint{fmt.Sprintf(text, a), err}
 		}
-		s.log().Error(fmt.Sprintf(complaint, a), "error", err)
+		first = cmp.Or(first, c.error)
+		s.log().Error(c.text, "error", c.error)
 	}
 	return first
 }

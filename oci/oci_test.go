@@ -80,17 +80,11 @@ func TestImageConfig(t *testing.T) {
 		{"the command follows the entry point", []string{"e"}, []string{"c"}, nil, "e c"},
 		{"arguments replace the command only", []string{"e"}, []string{"c"}, []string{"x", "y"}, "e x y"},
 		{"a command alone", nil, []string{"c"}, nil, "c"},
-		{"nothing to run", nil, nil, nil, ""},
+		{"nothing to run is said by the runtime", nil, nil, nil, ""},
 	} {
 		s := Default("n", "i")
 		img := ocispec.Image{Config: ocispec.ImageConfig{Entrypoint: c.entrypoint, Cmd: c.cmd}}
 		err := Apply(t.Context(), s, WithImageConfig(img, c.args))
-		if c.want == "" {
-			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "no arguments specified") {
-				t.Errorf("%s: %v", c.claim, err)
-			}
-			continue
-		}
 		if got := strings.Join(s.Process.Args, " "); err != nil || got != c.want {
 			t.Errorf("%s: %q, %v", c.claim, got, err)
 		}

@@ -31,7 +31,7 @@ func WithSeccompFile(file string) Opt {
 	return func(_ context.Context, s *specs.Spec) error {
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return err
+			return fmt.Errorf("cannot load seccomp profile %q: %w", file, err)
 		}
 		profile := &specs.LinuxSeccomp{}
 		if err := json.Unmarshal(data, profile); err != nil {
