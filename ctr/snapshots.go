@@ -462,7 +462,7 @@ func (s *session) viewOf(ctx context.Context, c *client.Client, snapshotter, par
 	}
 	s.atEnd(func(ctx context.Context) error {
 		_, err := c.Snapshots().Remove(ctx, &snapshotsapi.RemoveSnapshotRequest{Snapshotter: snapshotter, Key: key})
-		return err
+		return ignoreNotFound(err) // collected already
 	})
 	return resp.Mounts, nil
 }
