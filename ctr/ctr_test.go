@@ -108,6 +108,27 @@ func TestContainerFlagsRefuse(t *testing.T) {
 	}
 }
 
+// TestRuntimeOptionsAreOfTheRuntime claims that runc's shim gets its own
+// options, and another's only the path of its configuration.
+func TestRuntimeOptionsAreOfTheRuntime(t *testing.T) {
+	for _, c := range []struct {
+		flags runtimeFlags
+		want  string
+	}{
+		{runtimeFlags{name: "io.containerd.runc.v2", configPath: "/c"}, "containerd.runc.v1.Options"},
+		{runtimeFlags{name: "io.containerd.x.v1", configPath: "/c"}, "runtimeoptions.v1.Options"},
+		{runtimeFlags{name: "io.containerd.x.v1"}, ""},
+	} {
+		got, err := c.flags.options()
+		if err != nil || got.GetTypeUrl() != c.want {
+			t.Errorf("%+v: %v, %v", c.flags, got, err)
+		}
+	}
+	if _, err := (&runtimeFlags{name: "io.containerd.x.v1", binary: "crun"}).options(); err == nil {
+		t.Error("another runtime takes runc's options")
+	}
+}
+
 // TestEveryCommandCanBeDeclared claims that no two flags of a command clash,
 // that every command has a line of help, and that names are not used twice.
 func TestEveryCommandCanBeDeclared(t *testing.T) {

@@ -204,14 +204,14 @@ func runtimeOf(f flagSet) *runtimeFlags {
 
 // options is the message that the shim of the runtime expects.
 func (r *runtimeFlags) options() (*anypb.Any, error) {
-	if r.configPath != "" {
-		return typeurl.MarshalAnyToProto(&runtimeoptions.Options{ConfigPath: r.configPath})
-	}
 	if r.name != client.DefaultRuntime {
 		if r.binary != "" || r.root != "" || r.systemdCgroup {
 			return nil, fmt.Errorf("specifying runc-binary and runc-systemd-cgroup is only supported for %q runtime", client.DefaultRuntime)
 		}
-		return nil, nil
+		if r.configPath == "" {
+			return nil, nil
+		}
+		return typeurl.MarshalAnyToProto(&runtimeoptions.Options{ConfigPath: r.configPath})
 	}
 	return typeurl.MarshalAnyToProto(&runcoptions.Options{BinaryName: r.binary, Root: r.root, SystemdCgroup: r.systemdCgroup})
 }
