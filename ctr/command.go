@@ -41,9 +41,6 @@ const commandLine = "line"
 // help instead.
 var errUsage = errors.New("arguments are missing")
 
-// A misuse is an error that the help of the command goes with.
-type misuse struct{ error }
-
 // tree is the table as the command-line library wants it. What a group has in
 // it and the flags of a command come when they are asked for: the rest of some
 // hundred commands would take as long as a call to the daemon.
@@ -77,14 +74,10 @@ func (t tree) add(parent *cobra.Command, rows []command) {
 			}
 			act := row.declare(c.Flags())
 			c.RunE = func(c *cobra.Command, args []string) error {
-				err := act(t.session, args)
-				if err == errUsage {
-					return c.Help()
+				if err := act(t.session, args); err != errUsage {
+					return err
 				}
-				if errors.As(err, new(misuse)) {
-					c.Help()
-				}
-				return err
+				return c.Help()
 			}
 			if row.names != nil {
 				c.ValidArgsFunction = t.session.complete(row.names)

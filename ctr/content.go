@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	osexec "os/exec"
 	"regexp"
@@ -303,7 +304,7 @@ func pruneReferences(f flagSet) action {
 		}
 		log := s.log()
 		if *dry {
-			log.debug = true
+			log = logTo(s.err, slog.LevelDebug)
 			log.Debug("dry run, no changes will be applied")
 		}
 		err = store.Walk(s.ctx, func(i content.Info) error {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"slipway/client"
+	"slipway/internal/logline"
 )
 
 // A session is one command while it runs.
@@ -99,7 +101,7 @@ func (s *session) deprecations(c *client.Client) string {
 	}
 	var b strings.Builder
 	for _, w := range resp.Deprecations {
-		logger{w: &b}.Warn("DEPRECATION: " + w.Message)
+		logTo(&b, slog.LevelInfo).Warn("DEPRECATION: " + w.Message)
 	}
 	return b.String()
 }
@@ -138,7 +140,21 @@ func (s *session) close() {
 }
 
 // log writes what does not end the command.
-func (s *session) log() logger { return logger{s.err, s.globals.debug} }
+func (s *session) log() *slog.Logger {
+	level := slog.LevelInfo
+	if s.globals.debug {
+		level = slog.LevelDebug
+	}
+	return logTo(s.err, level)
+}
+
+func logTo(w io.Writer, level slog.Level) *slog.Logger {
+	h, err := logline.New(w, level, "")
+	if err != nil {
+		panic(err) // there is no such format
+	}
+	return slog.New(h)
+}
 
 // server asks the daemon for its identity.
 func server(ctx context.Context, c *client.Client) (*introspectionapi.ServerResponse, error) {

@@ -144,7 +144,7 @@ func exec(f flagSet) action {
 	return func(s *session, args []string) error {
 		switch {
 		case !f.Changed("exec-id"):
-			return misuse{errors.New(`Required flag "exec-id" not set`)}
+			return errors.New(`Required flag "exec-id" not set`)
 		case arg(args, 0) == "":
 			return errNoContainer
 		case e.tty && e.logURI != "":
