@@ -62,13 +62,13 @@ func emptyIO() *IO {
 }
 
 // LogIO returns streams whose output goes to a logger: file:///path,
-// binary:///path?key=value, or binary-v2.
+// binary:///path?key=value, or binary-v2; a path alone is a FIFO or a file.
 func LogIO(uri string, terminal bool) (*IO, error) {
 	u, err := url.Parse(uri)
 	if err != nil {
 		return nil, fmt.Errorf("log uri %q: %w: %w", uri, err, errdefs.ErrInvalidArgument)
 	}
-	if !slices.Contains([]string{"fifo", "file", "binary", "binary-v2"}, u.Scheme) || !filepath.IsAbs(u.Path) {
+	if !slices.Contains([]string{"", "fifo", "file", "binary", "binary-v2"}, u.Scheme) || !filepath.IsAbs(u.Path) {
 		return nil, fmt.Errorf("log uri %q: not file:///…, binary:///… or binary-v2:///…: %w", uri, errdefs.ErrInvalidArgument)
 	}
 	s := emptyIO()

@@ -238,7 +238,7 @@ func TestCloseLeavesOtherFilesAlone(t *testing.T) {
 
 func TestLogURI(t *testing.T) {
 	for uri, ok := range map[string]bool{
-		"file:///var/log/x": true, "binary:///bin/logger?a=b": true, "binary-v2:///bin/logger": true,
+		"file:///var/log/x": true, "binary:///bin/logger?a=b": true, "binary-v2:///bin/logger": true, "/var/log/x": true,
 		"http://x/y": false, "file://relative": false, "": false, "%zz": false,
 	} {
 		s, err := LogIO(uri, false)

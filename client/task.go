@@ -144,7 +144,11 @@ func (c *Client) AttachTask(ctx context.Context, id string, stdin io.Reader, std
 
 // LoadProcess returns the process that Exec named execID, without its streams.
 func (t *Task) LoadProcess(ctx context.Context, execID string) (*Process, error) {
-	return t.c.load(ctx, t.id, execID, nil, nil, nil)
+	p, err := t.c.load(ctx, t.id, execID, nil, nil, nil)
+	if errdefs.IsNotFound(err) {
+		err = fmt.Errorf("no running process found: %w", err)
+	}
+	return p, err
 }
 
 func (c *Client) load(ctx context.Context, id, exec string, stdin io.Reader, stdout, stderr io.Writer) (*Process, error) {
@@ -263,7 +267,11 @@ func (p *Process) Delete(ctx context.Context) (Exit, error) {
 	}
 	created := st.Status == tasktypes.Status_CREATED && (p.exec != "" || st.Pid == 0)
 	if !created && st.Status != tasktypes.Status_STOPPED && st.Status != tasktypes.Status_UNKNOWN {
-		return Exit{}, fmt.Errorf("task must be stopped before deletion: %s: %w", statusName(st.Status), errdefs.ErrFailedPrecondition)
+		text := "task must be stopped before deletion: %s: %w"
+		if p.exec != "" {
+			text = "current process state: %s, process must be stopped before deletion: %w"
+		}
+		return Exit{}, fmt.Errorf(text, statusName(st.Status), errdefs.ErrFailedPrecondition)
 	}
 	return p.DeleteExited(ctx)
 }

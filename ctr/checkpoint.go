@@ -251,7 +251,7 @@ func checkpointContainer(f flagSet) action {
 			want bool
 			add  func() error
 		}{
-			{r.Runtime.GetOptions() != nil, func() error { return p.document(runtimeOptsType, "-runtime-options", r.Runtime.Options) }},
+			{len(r.Runtime.GetOptions().GetValue()) > 0, func() error { return p.document(runtimeOptsType, "-runtime-options", r.Runtime.Options) }},
 			{*base, p.image},
 			{*rw, p.rw},
 			{*task, p.processes},

@@ -3,6 +3,7 @@
 package ctr
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -32,6 +33,9 @@ type command struct {
 
 	names func(*session) ([]string, error) // what the arguments name, for completion
 }
+
+// commandLine marks the library's commands of rows with line.
+const commandLine = "line"
 
 // errUsage is what a command returns that lacks arguments, and answers with its
 // help instead.
@@ -64,7 +68,10 @@ func (t tree) add(parent *cobra.Command, rows []command) {
 			continue
 		}
 		t.declare[c] = func() {
-			c.Flags().SetInterspersed(!row.line)
+			if row.line {
+				c.Flags().SetInterspersed(false)
+				c.Annotations = map[string]string{commandLine: ""}
+			}
 			act := row.declare(c.Flags())
 			c.RunE = func(c *cobra.Command, args []string) error {
 				if err := act(t.session, args); err != errUsage {
@@ -143,6 +150,7 @@ func child(c *cobra.Command, name string) *cobra.Command {
 
 // takesValue tells whether the argument after the flag arg is its value.
 func takesValue(flags flagSet, arg string) bool {
+	arg = dashes(flags, arg)
 	if strings.Contains(arg, "=") {
 		return false
 	}
@@ -153,6 +161,65 @@ func takesValue(flags flagSet, arg string) bool {
 		f = flags.ShorthandLookup(arg[1:])
 	}
 	return f != nil && f.NoOptDefVal == ""
+}
+
+// spell writes the flags of a command line as the library wants them.
+func (t tree) spell(c *cobra.Command, args []string) []string {
+	args = slices.Clone(args)
+	for i := 0; i < len(args) && args[i] != "--"; i++ {
+		if !strings.HasPrefix(args[i], "-") {
+			if _, line := c.Annotations[commandLine]; line {
+				break
+			}
+			if c.HasSubCommands() {
+				if c = child(c, args[i]); c == nil {
+					break
+				}
+			}
+			continue
+		}
+		c.InitDefaultHelpFlag()
+		c.InitDefaultVersionFlag()
+		args[i] = dashes(c.Flags(), args[i])
+		if takesValue(c.Flags(), args[i]) {
+			i++
+		}
+	}
+	return args
+}
+
+// dashes gives a long name two dashes and a short one one. Users of
+// containerd's client may write either with either.
+func dashes(flags flagSet, arg string) string {
+	bare := strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-")
+	name, _, _ := strings.Cut(bare, "=")
+	switch {
+	case name == "":
+	case flags.Lookup(name) != nil:
+		return "--" + bare
+	case len(name) == 1 && flags.ShorthandLookup(name) != nil:
+		return "-" + bare
+	}
+	return arg
+}
+
+// wrongFlag says what is wrong with a flag, in the words of package flag; empty
+// if err is another error.
+func wrongFlag(err error) string {
+	var unknown *pflag.NotExistError
+	var empty *pflag.ValueRequiredError
+	var invalid *pflag.InvalidValueError
+	switch {
+	case errors.As(err, &unknown):
+		return "flag provided but not defined: -" + cmp.Or(unknown.GetSpecifiedShortnames(), unknown.GetSpecifiedName())
+	case errors.As(err, &empty):
+		return "flag needs an argument: -" + empty.GetSpecifiedName()
+	case errors.As(err, &invalid) && invalid.GetFlag().Value.Type() == "bool":
+		return fmt.Sprintf("invalid boolean value %q for -%s: parse error", invalid.GetValue(), invalid.GetFlag().Name)
+	case errors.As(err, &invalid):
+		return fmt.Sprintf("invalid value %q for flag -%s: parse error", invalid.GetValue(), invalid.GetFlag().Name)
+	}
+	return ""
 }
 
 // unknown makes a group answer to what it does not know, and print its help

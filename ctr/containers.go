@@ -21,7 +21,7 @@ func containerCommands() []command {
 		{use: "delete CONTAINER...", aliases: []string{"del", "remove", "rm"}, short: "Delete containers", declare: deleteContainers, names: containerIDs},
 		{use: "info CONTAINER", short: "Print the record of a container", declare: containerInfo, names: containerIDs},
 		{use: "list [FILTER...]", aliases: []string{"ls"}, short: "List containers", declare: listContainers},
-		{use: "label CONTAINER KEY=VALUE...", short: "Set labels, or clear those without a value", declare: labelContainer, names: containerIDs},
+		{use: "label CONTAINER KEY=VALUE...", short: "Set labels, or clear those whose value is empty", declare: labelContainer, names: containerIDs},
 		{use: "checkpoint CONTAINER REF", short: "Make an image of a container", declare: checkpointContainer, names: containerIDs},
 		{use: "restore CONTAINER REF", short: "Make a container of such an image", declare: restoreContainer},
 	}
@@ -44,7 +44,12 @@ var errNoContainer = errors.New("container id must be provided")
 
 func createContainer(f flagSet) action {
 	flags := containerOf(f)
+	f.String("pid-file", "", "Not used: it is a flag of what starts the container")
+	f.Bool("no-pivot", false, "Not used: it is a flag of what starts the container")
 	return func(s *session, args []string) error {
+		if !f.Changed("cpu-shares") {
+			flags.cpuShares = 0 // unlike run
+		}
 		n, err := flags.target(args)
 		if err != nil {
 			return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
@@ -164,7 +169,7 @@ func labelContainer(flagSet) action {
 		if arg(args, 0) == "" {
 			return fmt.Errorf("%w: %w", errNoContainer, errdefs.ErrInvalidArgument)
 		}
-		changes := labelChanges(args[1:])
+		changes := labels(args[1:])
 		var mask []string
 		for key := range changes {
 			mask = append(mask, "labels."+key)

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	osexec "os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -34,7 +36,7 @@ func contentCommands() []command {
 		{use: "ingest KEY", short: "Store a blob from standard input", declare: ingestContent},
 		{use: "list [FILTER...]", aliases: []string{"ls"}, short: "List blobs", declare: listContent},
 		{use: "push-object REMOTE OBJECT TYPE", short: "Push a blob to a registry", declare: pushObject},
-		{use: "label DIGEST KEY=VALUE...", short: "Set labels, or clear those without a value", declare: labelContent},
+		{use: "label DIGEST KEY=VALUE...", short: "Set labels, or clear those whose value is empty", declare: labelContent},
 		{use: "prune", short: "Remove what is not needed", sub: pruneCommands},
 	}
 }
@@ -219,7 +221,7 @@ func labelContent(flagSet) action {
 		if err != nil {
 			return err
 		}
-		info := content.Info{Digest: d, Labels: labelChanges(args[1:])}
+		info := content.Info{Digest: d, Labels: labels(args[1:])}
 		var fields []string
 		for key := range info.Labels {
 			fields = append(fields, "labels."+key)
@@ -300,6 +302,11 @@ func pruneReferences(f flagSet) action {
 		if err != nil {
 			return err
 		}
+		log := s.log()
+		if *dry {
+			log = logTo(s.err, slog.LevelDebug)
+			log.Debug("dry run, no changes will be applied")
+		}
 		err = store.Walk(s.ctx, func(i content.Info) error {
 			var fields []string
 			for key := range i.Labels {
@@ -310,7 +317,9 @@ func pruneReferences(f flagSet) action {
 			if len(fields) == 0 {
 				return nil
 			}
-			s.log().Info("removing layer labels", "digest", i.Digest, "labels", fields)
+			for _, f := range slices.Sorted(slices.Values(fields)) {
+				log.Debug("Removing label", "digest", i.Digest, "label", strings.TrimPrefix(f, "labels."))
+			}
 			if *dry {
 				return nil
 			}

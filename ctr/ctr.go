@@ -64,9 +64,12 @@ func Main() int {
 	err := s.execute(os.Args[1:])
 	s.close()
 	var status exitStatus
+	var signal interrupt
 	switch {
 	case err == nil:
 		return 0
+	case errors.Is(err, context.Canceled) && errors.As(context.Cause(s.ctx), &signal):
+		return 128 + int(signal)
 	case errors.As(err, &status):
 		return int(status)
 	}
@@ -77,13 +80,13 @@ func Main() int {
 // untilInterrupt returns a context that ends with a signal. After release it
 // does not, nor has it ended by that.
 func untilInterrupt(signals ...os.Signal) (ctx context.Context, release func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	got, released := make(chan os.Signal, 1), make(chan struct{})
 	signal.Notify(got, signals...)
 	go func() {
 		select {
-		case <-got:
-			cancel()
+		case sig := <-got:
+			cancel(interrupt(sig.(unix.Signal)))
 		case <-released:
 		}
 	}()
@@ -92,6 +95,11 @@ func untilInterrupt(signals ...os.Signal) (ctx context.Context, release func()) 
 		close(released)
 	})
 }
+
+// interrupt is why a session ended that a signal ended.
+type interrupt unix.Signal
+
+func (i interrupt) Error() string { return unix.Signal(i).String() }
 
 // exitStatus is the status of a process in a container, which becomes ours.
 type exitStatus int
@@ -121,7 +129,13 @@ func (s *session) execute(args []string) error {
 	unknown(root)
 	t := newTree(s)
 	t.add(root, commands())
-	root.SetArgs(args)
 	t.declareFor(root, args)
-	return root.ExecuteContext(s.ctx)
+	root.SetArgs(t.spell(root, args))
+	c, err := root.ExecuteContextC(s.ctx)
+	if text := wrongFlag(err); text != "" {
+		fmt.Fprintf(s.out, "Incorrect Usage: %s\n\n", text)
+		c.Help()
+		return errors.New(text)
+	}
+	return err
 }

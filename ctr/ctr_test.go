@@ -49,7 +49,7 @@ func TestSignals(t *testing.T) {
 			t.Errorf("%q: %v, %v", name, got, err)
 		}
 	}
-	for _, name := range []string{"NOPE", "RTMIN+99", "SIG"} {
+	for _, name := range []string{"NOPE", "RTMIN+99", "SIG", "0"} {
 		if got, err := parseSignal(name); err == nil {
 			t.Errorf("%q: %v", name, got)
 		}
@@ -93,6 +93,7 @@ func TestContainerFlagsRefuse(t *testing.T) {
 		"--seccomp-profile x":                               "seccomp must be set to true, if using a custom seccomp-profile",
 		"--cpus 1 --cpu-quota 5":                            "cpus and quota/period should be used separately",
 		"--privileged-without-host-devices":                 "can't use 'privileged-without-host-devices' without 'privileged' specified",
+		"--runc-systemd-cgroup":                             `option --runc-systemd-cgroup requires --cgroup to be set, e.g. "machine.slice:foo:deadbeef"`,
 		"--annotation x":                                    "invalid key=value format annotation: x",
 		"--apparmor-profile a --apparmor-default-profile b": "apparmor-profile conflicts with apparmor-default-profile",
 	} {
@@ -104,6 +105,27 @@ func TestContainerFlagsRefuse(t *testing.T) {
 		if _, err := f.opts(); err == nil || err.Error() != complaint {
 			t.Errorf("%s: %v", args, err)
 		}
+	}
+}
+
+// TestRuntimeOptionsAreOfTheRuntime claims that runc's shim gets its own
+// options, and another's only the path of its configuration.
+func TestRuntimeOptionsAreOfTheRuntime(t *testing.T) {
+	for _, c := range []struct {
+		flags runtimeFlags
+		want  string
+	}{
+		{runtimeFlags{name: "io.containerd.runc.v2", configPath: "/c"}, "containerd.runc.v1.Options"},
+		{runtimeFlags{name: "io.containerd.x.v1", configPath: "/c"}, "runtimeoptions.v1.Options"},
+		{runtimeFlags{name: "io.containerd.x.v1"}, ""},
+	} {
+		got, err := c.flags.options()
+		if err != nil || got.GetTypeUrl() != c.want {
+			t.Errorf("%+v: %v, %v", c.flags, got, err)
+		}
+	}
+	if _, err := (&runtimeFlags{name: "io.containerd.x.v1", binary: "crun"}).options(); err == nil {
+		t.Error("another runtime takes runc's options")
 	}
 }
 

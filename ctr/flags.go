@@ -71,17 +71,6 @@ func labels(pairs []string) map[string]string {
 	return m
 }
 
-// labelChanges is labels for commands that change some, where a key alone
-// clears it.
-func labelChanges(pairs []string) map[string]string {
-	m := make(map[string]string, len(pairs))
-	for _, p := range pairs {
-		k, v, _ := strings.Cut(p, "=")
-		m[k] = v
-	}
-	return m
-}
-
 // pairs is the reverse of labels, in the order of the keys.
 func pairs(m map[string]string) []string {
 	out := make([]string, 0, len(m))
@@ -215,14 +204,14 @@ func runtimeOf(f flagSet) *runtimeFlags {
 
 // options is the message that the shim of the runtime expects.
 func (r *runtimeFlags) options() (*anypb.Any, error) {
-	if r.configPath != "" {
-		return typeurl.MarshalAnyToProto(&runtimeoptions.Options{ConfigPath: r.configPath})
-	}
 	if r.name != client.DefaultRuntime {
 		if r.binary != "" || r.root != "" || r.systemdCgroup {
-			return nil, errors.New("specifying runc options for non-runc runtime")
+			return nil, fmt.Errorf("specifying runc-binary and runc-systemd-cgroup is only supported for %q runtime", client.DefaultRuntime)
 		}
-		return nil, nil
+		if r.configPath == "" {
+			return nil, nil
+		}
+		return typeurl.MarshalAnyToProto(&runtimeoptions.Options{ConfigPath: r.configPath})
 	}
 	return typeurl.MarshalAnyToProto(&runcoptions.Options{BinaryName: r.binary, Root: r.root, SystemdCgroup: r.systemdCgroup})
 }

@@ -3,10 +3,13 @@
 package ctr
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	imagesapi "github.com/containerd/containerd/api/services/images/v1"
@@ -135,12 +138,20 @@ func inspectImage(f flagSet) action {
 		for _, l := range pairs(i.Labels) {
 			fmt.Fprintf(s.out, "│    Label %q\n", l)
 		}
-		return s.inspect(c.Store(), client.Descriptor(i.Target), "", true, *documents)
+		return inspection{s, c.Store(), *documents}.print(client.Descriptor(i.Target), "", true, false)
 	}
 }
 
-// inspect prints a descriptor as a branch of a tree, and what it refers to.
-func (s *session) inspect(store content.Store, d ocispec.Descriptor, indent string, last, documents bool) error {
+// An inspection prints what an image consists of as a tree.
+type inspection struct {
+	*session
+	store     content.Store
+	documents bool // also their labels and texts
+}
+
+// print prints a descriptor as a branch of the tree, and what it refers to.
+// part says that it belongs to a manifest.
+func (s inspection) print(d ocispec.Descriptor, indent string, last, part bool) error {
 	branch, below := "├── ", "│   "
 	if last {
 		branch, below = "└── ", "    "
@@ -150,42 +161,63 @@ func (s *session) inspect(store content.Store, d ocispec.Descriptor, indent stri
 	if d.Platform != nil {
 		fmt.Fprintf(s.out, "%s│    Platform: %s\n", indent, platforms.Format(*d.Platform))
 	}
-	children, err := image.Children(s.ctx, store, d)
+	children, err := image.Children(s.ctx, s.store, d)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
-	if documents && (len(children) > 0 || image.IsConfig(d.MediaType)) {
-		if err := s.document(store, d, indent); err != nil {
+	if s.documents {
+		if err := s.document(d, indent, part); err != nil {
 			return ignoreNotFound(err)
 		}
 	}
 	for n, child := range children {
-		if err := s.inspect(store, child, indent, n == len(children)-1, documents); err != nil {
+		if err := s.print(child, indent, n == len(children)-1, image.IsManifest(d.MediaType)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *session) document(store content.Store, d ocispec.Descriptor, indent string) error {
-	var text strings.Builder
-	if err := copyBlob(s.ctx, store, d.Digest, &text); err != nil {
-		return err
+// document prints the labels of a blob, and its text if that is JSON. The
+// layers of a manifest have nothing to tell.
+func (s inspection) document(d ocispec.Descriptor, indent string, part bool) error {
+	switch {
+	case part && !image.IsConfig(d.MediaType):
+		return nil
+	case !part:
+		indent += "│   "
 	}
-	var v any
-	if err := json.Unmarshal([]byte(text.String()), &v); err != nil {
-		return fmt.Errorf("%s: %w", d.Digest, err)
-	}
-	data, err := json.MarshalIndent(v, "", "   ")
+	info, err := s.store.Info(s.ctx, d.Digest)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "%s┌────────Content────────\n", indent)
-	for line := range strings.Lines(string(data)) {
-		fmt.Fprintf(s.out, "%s│%s\n", indent, strings.TrimSuffix(line, "\n"))
+	if len(info.Labels) > 0 {
+		var lines []string
+		for _, key := range slices.Sorted(maps.Keys(info.Labels)) {
+			lines = append(lines, fmt.Sprintf("%q: %q", key, info.Labels[key]))
+		}
+		s.box("Labels─", lines, indent)
+	}
+	if !strings.HasSuffix(d.MediaType, "json") {
+		return nil
+	}
+	var text, indented bytes.Buffer
+	if err := copyBlob(s.ctx, s.store, d.Digest, &text); err != nil {
+		return err
+	}
+	if err := json.Indent(&indented, text.Bytes(), "", "   "); err != nil {
+		return fmt.Errorf("%s: %w", d.Digest, err)
+	}
+	s.box("Content", strings.Split(indented.String(), "\n"), indent)
+	return nil
+}
+
+func (s inspection) box(title string, lines []string, indent string) {
+	fmt.Fprintf(s.out, "%s┌────────%s────────\n", indent, title)
+	for _, line := range lines {
+		fmt.Fprintf(s.out, "%s│%s\n", indent, line)
 	}
 	fmt.Fprintf(s.out, "%s└───────────────────────\n", indent)
-	return nil
 }
 
 func imageUsage(f flagSet) action {

@@ -38,7 +38,7 @@ func imageCommands() []command {
 		{use: "prune", short: "Remove images that no container uses", declare: pruneImages},
 		{use: "delete REF...", aliases: []string{"del", "remove", "rm"}, short: "Remove images", declare: deleteImages, names: imageNames},
 		{use: "tag SOURCE TARGET...", short: "Give an image more names", declare: tagImage, names: imageNames},
-		{use: "label NAME KEY=VALUE...", short: "Set labels, or clear those without a value", declare: labelImage, names: imageNames},
+		{use: "label NAME KEY=VALUE...", short: "Set labels, or clear those whose value is empty", declare: labelImage, names: imageNames},
 		{use: "convert SOURCE TARGET", short: "Convert an image", declare: convertImage, names: imageNames},
 		{use: "referrers REF", short: "List what refers to an image in its registry", declare: listReferrers, names: imageNames},
 		{use: "usage REF", short: "Print what the snapshots of an image take", declare: imageUsage, names: imageNames},
@@ -242,7 +242,7 @@ func labelImage(f flagSet) action {
 		if arg(args, 0) == "" {
 			return errors.New("please specify an image")
 		}
-		changes := labelChanges(args[1:])
+		changes := labels(args[1:])
 		r := &imagesapi.UpdateImageRequest{
 			// containerd 2.3.4 fails without a target even if it is masked.
 			Image:      &imagesapi.Image{Name: args[0], Labels: changes, Target: &types.Descriptor{}},

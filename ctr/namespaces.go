@@ -17,7 +17,7 @@ func namespaceCommands() []command {
 		{use: "create NAME [KEY=VALUE...]", aliases: []string{"c"}, short: "Create a namespace", declare: createNamespace},
 		{use: "list", aliases: []string{"ls"}, short: "List namespaces", declare: listNamespaces},
 		{use: "remove NAME...", aliases: []string{"rm"}, short: "Remove namespaces, which must be empty", declare: removeNamespaces},
-		{use: "label NAME KEY=VALUE...", short: "Set labels, or clear those without a value", declare: labelNamespace},
+		{use: "label NAME KEY=VALUE...", short: "Set labels, or clear those whose value is empty", declare: labelNamespace},
 	}
 }
 
@@ -33,7 +33,7 @@ func createNamespace(flagSet) action {
 			return err
 		}
 		_, err = c.Namespaces().Create(s.ctx, &namespacesapi.CreateNamespaceRequest{
-			Namespace: &namespacesapi.Namespace{Name: args[0], Labels: labelChanges(args[1:])},
+			Namespace: &namespacesapi.Namespace{Name: args[0], Labels: labels(args[1:])},
 		})
 		return err
 	}
@@ -96,7 +96,7 @@ func labelNamespace(flagSet) action {
 		if err != nil {
 			return err
 		}
-		for key, value := range labelChanges(args[1:]) {
+		for key, value := range labels(args[1:]) {
 			_, err := c.Namespaces().Update(s.ctx, &namespacesapi.UpdateNamespaceRequest{
 				Namespace:  &namespacesapi.Namespace{Name: args[0], Labels: map[string]string{key: value}},
 				UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + key}},

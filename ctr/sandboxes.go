@@ -36,7 +36,7 @@ func runSandbox(f flagSet) action {
 			return fmt.Errorf("failed to read sandbox config: %w", err)
 		}
 		if !json.Valid(data) {
-			return fmt.Errorf("pod config %s is not JSON: %w", args[0], errdefs.ErrInvalidArgument)
+			return fmt.Errorf("failed to parse sandbox config: %s is not JSON: %w", args[0], errdefs.ErrInvalidArgument)
 		}
 		c, err := s.dial()
 		if err != nil {
@@ -46,7 +46,7 @@ func runSandbox(f flagSet) action {
 		config := &anypb.Any{TypeUrl: "types.containerd.io/pod-config", Value: data}
 		sandbox := &types.Sandbox{SandboxID: id, Runtime: &types.Sandbox_Runtime{Name: *runtime}, Spec: config, Sandboxer: "shim"}
 		if _, err := c.Sandboxes().Create(s.ctx, &sandboxapi.StoreCreateRequest{Sandbox: sandbox}); err != nil {
-			return fmt.Errorf("sandbox %s: create: %w", id, err)
+			return fmt.Errorf("failed to create new sandbox: %w", err)
 		}
 		if err := s.startSandbox(c, sandbox, config); err != nil {
 			ctx, cancel := s.cleanup()
@@ -68,7 +68,7 @@ func (s *session) startSandbox(c *client.Client, sandbox *types.Sandbox, config 
 		_, err = control.Start(s.ctx, &sandboxapi.ControllerStartRequest{SandboxID: sandbox.SandboxID, Sandboxer: sandbox.Sandboxer})
 	}
 	if err != nil {
-		return fmt.Errorf("sandbox %s: start: %w", sandbox.SandboxID, err)
+		return fmt.Errorf("failed to create new sandbox: %w", err)
 	}
 	return nil
 }
@@ -118,7 +118,7 @@ func removeSandboxes(f flagSet) action {
 			if _, err := c.Sandboxes().Delete(s.ctx, &sandboxapi.StoreDeleteRequest{SandboxID: id}); err != nil {
 				return err
 			}
-			fmt.Fprintln(s.out, id)
+			s.log().Info("deleted: " + id)
 			return nil
 		})
 	}

@@ -3,6 +3,7 @@
 package ctr
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"slipway/client"
+	"slipway/internal/logline"
 )
 
 // A session is one command while it runs.
@@ -99,7 +101,7 @@ func (s *session) deprecations(c *client.Client) string {
 	}
 	var b strings.Builder
 	for _, w := range resp.Deprecations {
-		slog.New(handler(&b, slog.LevelInfo)).Warn("DEPRECATION: " + w.Message)
+		logTo(&b, slog.LevelInfo).Warn("DEPRECATION: " + w.Message)
 	}
 	return b.String()
 }
@@ -143,19 +145,15 @@ func (s *session) log() *slog.Logger {
 	if s.globals.debug {
 		level = slog.LevelDebug
 	}
-	return slog.New(handler(s.err, level))
+	return logTo(s.err, level)
 }
 
-func handler(w io.Writer, level slog.Level) slog.Handler {
-	return slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		switch a.Key {
-		case slog.TimeKey:
-			a.Value = slog.StringValue(a.Value.Time().Format(time.RFC3339))
-		case slog.LevelKey:
-			a.Value = slog.StringValue(strings.Replace(strings.ToLower(a.Value.String()), "warn", "warning", 1))
-		}
-		return a
-	}})
+func logTo(w io.Writer, level slog.Level) *slog.Logger {
+	h, err := logline.New(w, level, "")
+	if err != nil {
+		panic(err) // there is no such format
+	}
+	return slog.New(h)
 }
 
 // server asks the daemon for its identity.
@@ -181,19 +179,27 @@ func (s *session) json(v any) error {
 	return err
 }
 
+// A complaint is what is logged of an error in place of what each has.
+type complaint struct {
+	text string
+	error
+}
+
 // each does act for every argument, goes on after failures, and returns the
 // first.
-func (s *session) each(args []string, complaint string, act func(string) error) error {
+func (s *session) each(args []string, text string, act func(string) error) error {
 	var first error
 	for _, a := range args {
 		err := act(a)
 		if err == nil {
 			continue
 		}
-		if first == nil {
-			first = err
+		c, own := err.(complaint)
+		if !own {
+			c = complaint{fmt.Sprintf(text, a), err}
 		}
-		s.log().Error(fmt.Sprintf(complaint, a), "error", err)
+		first = cmp.Or(first, c.error)
+		s.log().Error(c.text, "error", c.error)
 	}
 	return first
 }

@@ -245,7 +245,7 @@ func both(ts *testscript.TestScript, args []string) (ours, theirs string) {
 }
 
 // What differs between two commands that print the same.
-var varies = regexp.MustCompile(`(?m)^time=.*$|Go version: .*|\d+ seconds?|Less than a second`)
+var varies = regexp.MustCompile(`(?m)^time="[^"]*"|Go version: .*|\d+ seconds?|Less than a second`)
 
 func same(ts *testscript.TestScript, _ bool, args []string) {
 	if peer("ctr") == "" {

@@ -37,7 +37,7 @@ func snapshotCommands() []command {
 		{use: "mounts TARGET KEY", aliases: []string{"m", "mount"}, short: "Print how to mount a snapshot", declare: snapshotMounts},
 		{use: "prepare KEY [PARENT]", short: "Make a snapshot that can be written", declare: prepareSnapshot},
 		{use: "delete KEY...", aliases: []string{"del", "remove", "rm"}, short: "Remove snapshots", declare: deleteSnapshots},
-		{use: "label NAME KEY=VALUE...", short: "Set labels, or clear those without a value", declare: labelSnapshot},
+		{use: "label NAME KEY=VALUE...", short: "Set labels, or clear those whose value is empty", declare: labelSnapshot},
 		{use: "tree", short: "Print snapshots below their parents", declare: snapshotTree},
 		{use: "unpack DIGEST", short: "Make the snapshots of a manifest's layers", declare: unpackSnapshot},
 		{use: "usage [KEY...]", short: "Print what snapshots take", declare: snapshotUsage},
@@ -322,7 +322,7 @@ func labelSnapshot(flagSet) action {
 		if len(args) == 0 {
 			return errors.New("snapshot key must be provided")
 		}
-		changes := labelChanges(args[1:])
+		changes := labels(args[1:])
 		c, name, err := s.snapshots()
 		if err != nil {
 			return err
@@ -331,13 +331,18 @@ func labelSnapshot(flagSet) action {
 		for _, key := range slices.Sorted(maps.Keys(changes)) {
 			mask = append(mask, "labels."+key)
 		}
-		resp, err := c.Snapshots().Update(s.ctx, &snapshotsapi.UpdateSnapshotRequest{
-			Snapshotter: name, Info: &snapshotsapi.Info{Name: args[0], Labels: changes}, UpdateMask: &fieldmaskpb.FieldMask{Paths: mask},
-		})
+		var now interface{ GetInfo() *snapshotsapi.Info }
+		if len(mask) == 0 { // which would replace all
+			now, err = c.Snapshots().Stat(s.ctx, &snapshotsapi.StatSnapshotRequest{Snapshotter: name, Key: args[0]})
+		} else {
+			now, err = c.Snapshots().Update(s.ctx, &snapshotsapi.UpdateSnapshotRequest{
+				Snapshotter: name, Info: &snapshotsapi.Info{Name: args[0], Labels: changes}, UpdateMask: &fieldmaskpb.FieldMask{Paths: mask},
+			})
+		}
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(s.out, strings.Join(pairs(resp.Info.Labels), ","))
+		fmt.Fprintln(s.out, strings.Join(pairs(now.GetInfo().Labels), ","))
 		return nil
 	}
 }
@@ -457,7 +462,7 @@ func (s *session) viewOf(ctx context.Context, c *client.Client, snapshotter, par
 	}
 	s.atEnd(func(ctx context.Context) error {
 		_, err := c.Snapshots().Remove(ctx, &snapshotsapi.RemoveSnapshotRequest{Snapshotter: snapshotter, Key: key})
-		return err
+		return ignoreNotFound(err) // collected already
 	})
 	return resp.Mounts, nil
 }

@@ -311,6 +311,9 @@ func (c *containerFlags) namespaceOpts() (opts []oci.Opt, err error) {
 }
 
 func (c *containerFlags) resourceOpts() (opts []oci.Opt, err error) {
+	if c.runtime.systemdCgroup && c.cgroup == "" {
+		return nil, errors.New(`option --runc-systemd-cgroup requires --cgroup to be set, e.g. "machine.slice:foo:deadbeef"`)
+	}
 	if c.blockioClass != "" {
 		opts = append(opts, blockio.With(c.blockioConfig, c.blockioClass))
 	}

@@ -4,7 +4,6 @@ package ctr
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -294,7 +293,7 @@ func deleteTasks(f flagSet) action {
 		return s.each(args, "unable to delete %v", func(id string) error {
 			c, t, err := s.task(id)
 			if err != nil {
-				return err
+				return complaint{"failed to load task from " + id, err}
 			}
 			status, err := s.deleteProcess(t.Process, *force)
 			if err != nil {
@@ -380,7 +379,7 @@ func parseSignal(name string) (unix.Signal, error) {
 	if name == "" {
 		return unix.SIGTERM, nil
 	}
-	if n, err := strconv.Atoi(name); err == nil {
+	if n, err := strconv.Atoi(name); err == nil && n != 0 {
 		return unix.Signal(n), nil
 	}
 	long := strings.ToUpper(name)
@@ -393,7 +392,7 @@ func parseSignal(name string) (unix.Signal, error) {
 	if n, err := strconv.Atoi(strings.TrimPrefix(long, "SIGRTMIN+")); err == nil && n >= 0 && n <= 30 {
 		return unix.Signal(34 + n), nil // 32 and 33 are the C library's
 	}
-	return 0, fmt.Errorf("unknown signal %q", name)
+	return 0, fmt.Errorf("invalid signal: %s", name)
 }
 
 func taskProcesses(flagSet) action {
@@ -417,11 +416,7 @@ func taskProcesses(flagSet) action {
 				if err != nil {
 					return err
 				}
-				data, err := json.Marshal(v)
-				if err != nil {
-					return err
-				}
-				detail = string(data)
+				detail = fmt.Sprint(v)
 			}
 			fmt.Fprintf(w, "%d\t%s\n", p.Pid, detail)
 		}

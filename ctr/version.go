@@ -98,16 +98,13 @@ func listDeprecations(f flagSet) action {
 		if len(all) == 0 {
 			return nil
 		}
-		switch *format {
-		case "json":
+		if *format == "json" {
 			return s.json(all)
-		case "default":
-			w := s.table(4, 4, "ID\tLAST OCCURRENCE\tMESSAGE\t")
-			for _, d := range all {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", d.ID, d.LastOccurrence.Format(time.RFC3339Nano), d.Message)
-			}
-			return w.Flush()
 		}
-		return fmt.Errorf("unknown format: %s", *format)
+		w := s.table(4, 4, "ID\tLAST OCCURRENCE\tMESSAGE\t")
+		for _, d := range all {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", d.ID, d.LastOccurrence.Format(time.RFC3339Nano), d.Message)
+		}
+		return w.Flush()
 	}
 }

@@ -93,7 +93,7 @@ func (x *decoding) plugin(c *Config, uri string, v any) error {
 		}
 		return nil
 	}
-	if slices.Contains(absent, uri) {
+	if isAbsent(uri) {
 		x.note(path, "no effect: this build has no %s", uri)
 		return nil
 	}
@@ -115,7 +115,7 @@ func exists(uri string) bool { return slices.Contains(uris(), uri) }
 func (x *decoding) names(key string, c *Config, list []string) {
 	for _, uri := range list {
 		_, proxy := c.ProxyPlugins[uri[strings.LastIndex(uri, ".")+1:]]
-		if !exists(uri) && !proxy && !slices.Contains(absent, uri) {
+		if !exists(uri) && !proxy && !isAbsent(uri) {
 			x.note([]string{key}, "unknown component %s%s", uri, nearest(uri, uris(), uri))
 		}
 	}

@@ -164,12 +164,30 @@ var components = []component{
 	{typ: serverType, id: "debug", options: debugDefaults, open: (*Daemon).openDebug},
 }
 
-// absent are components of upstream's that this build does not have.
+// absent are components of upstream's that this build does not have. They are
+// listed as skipped, lest somebody take them for loaded.
 var absent = []string{
 	"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.grpc.v1.cri", "io.containerd.podsandbox.controller.v1.podsandbox",
-	"io.containerd.nri.v1.nri", "io.containerd.runtime.v1.linux", "io.containerd.snapshotter.v1.aufs",
-	"io.containerd.snapshotter.v1.devmapper",
-	"io.containerd.snapshotter.v1.zfs",
+	"io.containerd.metrics.v1.grpc-otel", "io.containerd.nri.v1.nri",
+	"io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.ttrpc.v1.otelttrpc",
+}
+
+// gone are components that upstream does not have any more either.
+var gone = []string{"io.containerd.runtime.v1.linux", "io.containerd.snapshotter.v1.aufs"}
+
+func isAbsent(uri string) bool { return slices.Contains(absent, uri) || slices.Contains(gone, uri) }
+
+// listAbsent lists what is absent, unless it is disabled or a proxy has its
+// place.
+func (d *Daemon) listAbsent() {
+	for _, uri := range absent {
+		there := slices.ContainsFunc(d.plugins, func(p *service.Plugin) bool { return pluginURI(p) == uri })
+		if there || slices.Contains(d.config.DisabledPlugins, uri) {
+			continue
+		}
+		dot := strings.LastIndex(uri, ".")
+		d.plugins = append(d.plugins, &service.Plugin{Type: uri[:dot], ID: uri[dot+1:], InitErr: fmt.Errorf("not a part of this daemon: %w", errSkip)})
+	}
 }
 
 // platformsOf says what a component runs programs of.
@@ -235,6 +253,9 @@ func (d *Daemon) openOpt(p *service.Plugin) error {
 	export(p, "path", path)
 	for name, dir := range map[string]string{"PATH": "bin", "LD_LIBRARY_PATH": "lib"} {
 		list := filepath.Join(path, dir)
+		if err := os.MkdirAll(list, 0o711); err != nil {
+			return err
+		}
 		if old := os.Getenv(name); old != "" {
 			list += string(os.PathListSeparator) + old
 		}

@@ -166,6 +166,7 @@ func (d *Daemon) openAll() error {
 			log.Warn("failed to load plugin", "error", p.InitErr)
 		}
 	}
+	defer d.listAbsent()
 	return d.checkRequired()
 }
 

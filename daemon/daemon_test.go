@@ -63,6 +63,7 @@ func configAt(dir string) *Config {
 		}
 	}
 	options[shimOptions](c, shimURI).SocketDir = filepath.Join(dir, "s")
+	options[optOptions](c, "io.containerd.internal.v1.opt").Path = filepath.Join(dir, "opt")
 	return c
 }
 
@@ -160,6 +161,7 @@ func TestTheDaemonServesItsAPI(t *testing.T) {
 		d.config.Root: 0o700, d.config.State: 0o711, d.temp(): 0o700, d.config.Address(): 0o660 | os.ModeSocket,
 		filepath.Join(d.config.Root, contentType+".content"): 0o755, filepath.Join(d.config.Root, metaURI): 0o711,
 		filepath.Join(d.config.Root, snapshotterType+".overlayfs"): 0o700, filepath.Join(d.config.State, taskURI): 0o711,
+		filepath.Join(filepath.Dir(d.config.Root), "opt/bin"): 0o711,
 	} {
 		if fi, err := os.Stat(path); err != nil || fi.Mode()&^os.ModeDir != mode {
 			t.Errorf("%s: %v, %v; want %v", path, fi.Mode(), err, mode)
@@ -192,10 +194,16 @@ func TestPluginsAreListedWithTheirOutcome(t *testing.T) {
 	if p := all[serverType+".grpc-tcp"]; p == nil || codes.Code(p.InitErr.GetCode()) != codes.Unimplemented {
 		t.Errorf("a server without an address is %v", p)
 	}
+	if p := all["io.containerd.grpc.v1.cri"]; p == nil || !strings.Contains(p.InitErr.GetMessage(), "not a part of this daemon: skip plugin") {
+		t.Errorf("what there is not is %v", p)
+	}
+	if all["io.containerd.snapshotter.v1.aufs"] != nil {
+		t.Error("what nobody has is listed")
+	}
 	if p := all[snapshotterType+".overlayfs"]; p == nil || len(p.Platforms) != 1 || p.Platforms[0].OS != "linux" || p.Exports["root"] == "" {
 		t.Errorf("overlayfs is %v", p)
 	}
-	if got := list("type==" + snapshotterType); len(got) != 4 || got[metaURI] != nil {
+	if got := list("type==" + snapshotterType); len(got) != 6 || got[metaURI] != nil {
 		t.Errorf("the filter gives %v", got)
 	}
 	if p := all[snapshotterType+".blockfile"]; p == nil || !strings.Contains(p.InitErr.GetMessage(), "no scratch file generator: skip plugin") {
@@ -362,7 +370,7 @@ func TestDisabledComponentsAreNotThere(t *testing.T) {
 		t.Errorf("leases: %v", err)
 	}
 	// What needs a disabled component fails, and the rest goes on.
-	r, err := c.Introspection().Plugins(t.Context(), &introspectionapi.PluginsRequest{Filters: []string{"id==images-service", "id==images"}})
+	r, err := c.Introspection().Plugins(t.Context(), &introspectionapi.PluginsRequest{Filters: []string{"id==images-service", "id==images,type==" + grpcType}})
 	if err != nil || len(r.Plugins) != 2 || r.Plugins[0].InitErr == nil || r.Plugins[1].InitErr == nil {
 		t.Errorf("images without collections: %v, %v", r, err)
 	}

@@ -74,7 +74,7 @@ func compressionOf(mediaType string) (Compression, error) {
 	case ocispec.MediaTypeImageLayerZstd, dockerLayer + ".zstd":
 		return Zstd, nil
 	}
-	return None, fmt.Errorf("unsupported diff media type %q: %w", mediaType, errdefs.ErrNotImplemented)
+	return None, fmt.Errorf("unsupported diff media type: %s: %w", mediaType, errdefs.ErrNotImplemented)
 }
 
 const dockerLayer = "application/vnd.docker.image.rootfs.diff.tar"

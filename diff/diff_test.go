@@ -448,6 +448,32 @@ func TestCompareAndApplyAreInverse(t *testing.T) {
 	}
 }
 
+func TestTheSameFilesMakeTheSameLayer(t *testing.T) {
+	needsRoot(t)
+	lower, upper := t.TempDir(), t.TempDir()
+	if err := apply(t, lower, archive(t, file("gone", "g")), ApplyOpts{}); err != nil {
+		t.Fatal(err)
+	}
+	store, err := content.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	bind := func(d string) []mount.Mount {
+		return []mount.Mount{{Type: "bind", Source: d, Options: []string{"rbind"}}}
+	}
+	var made [2]digest.Digest
+	for i := range made {
+		desc, err := Compare(t.Context(), bind(lower), bind(upper), store, DiffOpts{Tmp: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		made[i] = desc.Digest
+	}
+	if made[0] != made[1] {
+		t.Errorf("a whiteout makes %s, then %s", made[0], made[1])
+	}
+}
+
 func FuzzApply(f *testing.F) {
 	f.Add(archive(f, dir("a/"), file("a/f", "x"), symlink("l", "/"), hardlink("h", "a/f"), file("a/.wh.f", "")))
 	f.Fuzz(func(t *testing.T, data []byte) {

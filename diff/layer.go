@@ -69,10 +69,7 @@ func (l *layer) parents(dir string) error {
 
 func (l *layer) whiteout(name string) error {
 	dir, base := path.Split(name)
-	at := time.Now()
-	if !l.epoch.IsZero() {
-		at = time.Unix(0, 0)
-	}
+	at := time.Unix(0, 0) // the same layer from the same files, whenever it is made
 	return l.tar.WriteHeader(&tar.Header{
 		Typeflag: tar.TypeReg, Name: strings.TrimPrefix(path.Join(dir, whiteoutPrefix+base), "/"), ModTime: at, AccessTime: at, ChangeTime: at,
 	})

@@ -171,7 +171,7 @@ func (c Container) check() error {
 		return fmt.Errorf("container.Image %q: %w", c.Image, errdefs.ErrInvalidArgument)
 	}
 	if err := ident.CheckLabels(c.Labels); err != nil {
-		return fmt.Errorf("container.Labels: %w", err)
+		return fmt.Errorf("containers.Labels: %w", err)
 	}
 	if c.Runtime.Name == "" {
 		return fmt.Errorf("container.Runtime.Name must be set: %w", errdefs.ErrInvalidArgument)

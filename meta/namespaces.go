@@ -78,7 +78,7 @@ func (s *Namespaces) Update(ctx context.Context, ns ident.Namespace, labels map[
 			}
 		}
 		merged = clean(merged)
-		tx.publish("/namespaces/update", &eventsapi.NamespaceUpdate{Name: string(ns), Labels: merged})
+		tx.publish("/namespaces/update", &eventsapi.NamespaceUpdate{Name: string(ns), Labels: labels})
 		return putMap(b, bucketLabels, merged)
 	})
 	return merged, err

@@ -46,7 +46,7 @@ func WithDevice(path string) Opt {
 	return func(_ context.Context, s *specs.Spec) error {
 		info, err := os.Stat(path)
 		if err != nil {
-			return err
+			return fmt.Errorf("error stating device path: %w", err)
 		}
 		if !info.IsDir() {
 			d, err := device(path)

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -27,9 +26,6 @@ func WithImageConfig(img ocispec.Image, args []string) Opt {
 			cmd = args
 		}
 		p.Args = slices.Concat(config.Entrypoint, cmd)
-		if len(p.Args) == 0 {
-			return fmt.Errorf("image: no arguments specified: %w", errdefs.ErrInvalidArgument)
-		}
 		p.Env = mergeEnv(p.Env, config.Env)
 		if !hasEnv(p.Env, "PATH") {
 			p.Env = append([]string{DefaultPath}, p.Env...)

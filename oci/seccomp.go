@@ -31,7 +31,7 @@ func WithSeccompFile(file string) Opt {
 	return func(_ context.Context, s *specs.Spec) error {
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return err
+			return fmt.Errorf("cannot load seccomp profile %q: %w", file, err)
 		}
 		profile := &specs.LinuxSeccomp{}
 		if err := json.Unmarshal(data, profile); err != nil {
@@ -46,6 +46,14 @@ func WithSeccompFile(file string) Opt {
 const cloneNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWUSER |
 	unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP
 
+// families are those of sockets: all but AF_ALG, by which too many have broken
+// into the kernel, and AF_VSOCK, which would reach the hypervisor.
+var families = []specs.LinuxSeccompArg{
+	{Value: unix.AF_ALG, Op: specs.OpLessThan},
+	{Value: unix.AF_NFC, Op: specs.OpEqualTo}, // between the two
+	{Value: unix.AF_VSOCK, Op: specs.OpGreaterThan},
+}
+
 // defaultProfile allows what follows and answers EPERM to everything else.
 func defaultProfile(caps []string, arch string) *specs.LinuxSeccomp {
 	has := func(c string) bool { return slices.Contains(caps, c) }
@@ -55,7 +63,9 @@ func defaultProfile(caps []string, arch string) *specs.LinuxSeccomp {
 		p.Syscalls = append(p.Syscalls, specs.LinuxSyscall{Names: strings.Fields(calls), Action: specs.ActAllow, Args: args})
 	}
 	allow(allowedCalls)
-	allow("socket", specs.LinuxSeccompArg{Index: 0, Value: unix.AF_VSOCK, Op: specs.OpNotEqual}) // would reach the hypervisor
+	for _, family := range families {
+		allow("socket", family)
+	}
 	for _, persona := range []uint64{0, uname26, perLinux32, uname26 | perLinux32, 0xffffffff} {
 		allow("personality", specs.LinuxSeccompArg{Index: 0, Value: persona, Op: specs.OpEqualTo})
 	}
@@ -114,9 +124,9 @@ var archCalls = []struct{ archs, calls string }{
 // capCalls are calls that do nothing, or nothing good, without a capability.
 var capCalls = []struct{ cap, calls string }{
 	{"CAP_DAC_READ_SEARCH", "open_by_handle_at"},
-	{"CAP_SYS_ADMIN", `bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick listmount lookup_dcookie mount
+	{"CAP_SYS_ADMIN", `bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount
 		mount_setattr move_mount open_tree open_tree_attr perf_event_open quotactl quotactl_fd setdomainname
-		sethostname setns statmount syslog umount umount2 unshare`},
+		sethostname setns syslog umount umount2 unshare`},
 	{"CAP_SYS_BOOT", "reboot"},
 	{"CAP_SYS_CHROOT", "chroot"},
 	{"CAP_SYS_MODULE", "delete_module init_module finit_module"},
@@ -139,7 +149,7 @@ const allowedCalls = `
 	_llseek _newselect accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown
 	chown32 clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64
 	clock_nanosleep clock_nanosleep_time64 close close_range connect copy_file_range creat dup dup2 dup3
-	epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 execve execveat exit
+	epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait epoll_wait_old eventfd eventfd2 execve execveat exit
 	exit_group faccessat faccessat2 fadvise64 fadvise64_64 fallocate fanotify_mark fchdir fchmod fchmodat
 	fchmodat2 fchown fchown32 fchownat fcntl fcntl64 fdatasync fgetxattr flistxattr flock fork fremovexattr
 	fsetxattr fstat fstat64 fstatat64 fstatfs fstatfs64 fsync ftruncate ftruncate64 futex futex_requeue
@@ -149,8 +159,8 @@ const allowedCalls = `
 	getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday getuid getuid32 getxattr getxattrat
 	inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel io_destroy io_getevents io_pgetevents
 	io_pgetevents_time64 io_setup io_submit ioctl ioprio_get ioprio_set ipc kill landlock_add_rule
-	landlock_create_ruleset landlock_restrict_self lchown lchown32 lgetxattr link linkat listen listxattr
-	listxattrat llistxattr lremovexattr lseek lsetxattr lstat lstat64 madvise map_shadow_stack membarrier
+	landlock_create_ruleset landlock_restrict_self lchown lchown32 lgetxattr link linkat listen listmount listxattr
+	listxattrat llistxattr lremovexattr lseek lsetxattr lsm_get_self_attr lsm_list_modules lsm_set_self_attr lstat lstat64 madvise map_shadow_stack membarrier
 	memfd_create memfd_secret mincore mkdir mkdirat mknod mknodat mlock mlock2 mlockall mmap mmap2 mprotect
 	mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64
 	mq_unlink mremap mseal msgctl msgget msgrcv msgsnd msync munlock munlockall munmap name_to_handle_at nanosleep
@@ -167,7 +177,7 @@ const allowedCalls = `
 	setgroups setgroups32 setitimer setpgid setpriority setregid setregid32 setresgid setresgid32 setresuid
 	setresuid32 setreuid setreuid32 setrlimit setsid setsockopt setuid setuid32 setxattr setxattrat shmat shmctl
 	shmdt shmget shutdown sigaction sigaltstack signalfd signalfd4 sigpending sigprocmask sigreturn sigsuspend
-	socketcall socketpair splice stat stat64 statfs statfs64 statx symlink symlinkat sync sync_file_range syncfs
+	socketcall socketpair splice stat stat64 statfs statfs64 statmount statx symlink symlinkat sync sync_file_range syncfs
 	sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_settime
 	timer_settime64 timerfd_create timerfd_gettime timerfd_gettime64 timerfd_settime timerfd_settime64 times tkill
 	truncate truncate64 ugetrlimit umask uname unlink unlinkat uretprobe utime utimensat utimensat_time64 utimes

@@ -3,6 +3,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ import (
 const maxDatabase = 16 << 20
 
 // WithUser runs the process as user, in the form "user[:group]" of names or
-// numbers; empty means root. Names, the primary group and the supplementary
+// numbers; an empty one means root's. Names, the primary group and the supplementary
 // groups come from /etc/passwd and /etc/group below the directory root,
 // which symbolic links cannot leave. Without a root only numbers are known.
 func WithUser(name, root string) Opt {
@@ -41,11 +42,9 @@ func WithUser(name, root string) Opt {
 }
 
 func lookup(spec, root string) (specs.User, error) {
-	if spec == "" {
-		spec = "0"
-	}
 	name, group, explicit := strings.Cut(spec, ":")
-	if name == "" || explicit && group == "" || strings.Contains(group, ":") {
+	name, group = cmp.Or(name, "0"), cmp.Or(group, "0")
+	if strings.Contains(group, ":") {
 		return specs.User{}, fmt.Errorf("not of the form user[:group]: %w", errdefs.ErrInvalidArgument)
 	}
 	users, groups, err := databases(root)

@@ -53,6 +53,9 @@ func TestUsersAreLookedUpInTheRoot(t *testing.T) {
 		{"1000", 1000, 100, []uint32{100, 10, 29}},
 		{"bob:audio", 1000, 29, []uint32{29, 10}},
 		{"bob:7", 1000, 7, []uint32{7, 10, 29}},
+		{"bob:", 1000, 0, []uint32{0, 10, 29}},
+		{":29", 0, 29, []uint32{29, 10}},
+		{":", 0, 0, []uint32{0, 10}},
 		{"4000", 4000, 0, []uint32{0}},
 		{"4000:4001", 4000, 4001, []uint32{4001}},
 		{"5", 5, 0, []uint32{0}}, // a number is never a name
@@ -71,7 +74,7 @@ func TestUsersThatAreNotThere(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	for _, name := range []string{":", ":0", "bob:", "a:b:c", "-1", "2147483648", "0:4294967296", "99999999999999999999", "far"} {
+	for _, name := range []string{"a:b:c", "-1", "2147483648", "0:4294967296", "99999999999999999999", "far"} {
 		if _, err := userOf(t, name, root); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q: %v", name, err)
 		}

@@ -470,10 +470,14 @@ func TestCreateRefusesBadSpecs(t *testing.T) {
 			s.Linux.Sysctl = map[string]string{"net.x": "1"}
 			s.Linux.Namespaces[1].Path = "/proc/self/ns/net"
 		},
-		"missing '='":                         func(s *specs.Spec) { s.Process.Env = []string{"NAME"} },
-		"name cannot be empty":                func(s *specs.Spec) { s.Process.Env = []string{"=x"} },
-		`invalid rlimit type "RLIMIT_X"`:      func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
-		`ociVersion "2.0.0" is not supported`: func(s *specs.Spec) { s.Version = "2.0.0" },
+		"missing '='":          func(s *specs.Spec) { s.Process.Env = []string{"NAME"} },
+		"name cannot be empty": func(s *specs.Spec) { s.Process.Env = []string{"=x"} },
+		"RLIMIT_CORE: soft limit 2 is above the hard limit 1": func(s *specs.Spec) {
+			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Soft: 2, Hard: 1}}
+		},
+		"rootfsPropagation=far is not supported": func(s *specs.Spec) { s.Linux.RootfsPropagation = "far" },
+		`invalid rlimit type "RLIMIT_X"`:         func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
+		`ociVersion "2.0.0" is not supported`:    func(s *specs.Spec) { s.Version = "2.0.0" },
 	} {
 		b := newBox(t, "true")
 		change(b.spec)

@@ -100,6 +100,9 @@ func checkProcess(p *specs.Process) error {
 		if _, ok := linux.Rlimits[l.Type]; !ok {
 			return invalid("invalid rlimit type %q", l.Type)
 		}
+		if l.Soft > l.Hard {
+			return invalid("%s: soft limit %d is above the hard limit %d", l.Type, l.Soft, l.Hard)
+		}
 	}
 	return nil
 }
@@ -112,6 +115,9 @@ func checkRoot(c *Config) error {
 	}
 	if err == nil && !st.IsDir() {
 		return invalid("rootfs (%s) is not a directory", root)
+	}
+	if l := c.Spec.Linux; l != nil && l.RootfsPropagation != "" && !rootfs.IsPropagation(l.RootfsPropagation) {
+		return invalid("rootfsPropagation=%s is not supported", l.RootfsPropagation)
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ type process struct {
 	state   state
 	pid     int
 	streams *streams
+	noInput bool  // stdin ends as soon as the process has it
 	ended   *exit // set when reaped
 	exit    exit  // valid when stopped
 }
@@ -53,8 +54,28 @@ func (c *container) launch(ctx context.Context, p *process, run func(Stdio) (Sta
 	}
 	c.mu.Lock()
 	p.pid, p.streams = started.Pid, s
+	if p.noInput {
+		s.closeStdin()
+	}
 	c.mu.Unlock()
 	c.reaper.watch(started.Pid, func(e exit) { c.exited(p, e) })
+	return nil
+}
+
+// closeStdin ends the input of a process. Clients may ask for it as soon as the
+// shim has read what they wrote, when the process is still being started.
+func (c *container) closeStdin(execID string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, err := c.find(execID)
+	if err != nil {
+		return err
+	}
+	if p.streams == nil {
+		p.noInput = true
+		return nil
+	}
+	p.streams.closeStdin()
 	return nil
 }
 

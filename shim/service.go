@@ -261,9 +261,9 @@ func (s *service) resizePty(ctx context.Context, r *resizePtyRequest) (*empty, e
 }
 
 func (s *service) closeIO(ctx context.Context, r *closeIORequest) (*empty, error) {
-	p, err := s.started(r.ID, r.ExecID)
-	if err == nil && p != nil && r.Stdin {
-		p.closeStdin()
+	c, err := s.container(r.ID)
+	if err == nil && r.Stdin {
+		err = c.closeStdin(r.ExecID)
 	}
 	return &empty{}, err
 }

@@ -3,6 +3,7 @@
 package shim
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -50,9 +51,12 @@ var allowed = map[string][]state{
 
 // phrase words the refusals that clients and test suites know by heart.
 var phrase = map[string]string{
-	"exec":   "cannot exec in a %s state",
-	"pause":  "cannot pause task in %s state",
-	"resume": "cannot resume task in %s state",
+	"exec":           "cannot exec in a %s state",
+	"pause":          "cannot pause a %s container",
+	"pause created":  "cannot pause task in %s state",
+	"resume":         "cannot resume a %s container",
+	"resume created": "cannot resume task in %s state",
+	"resume running": "cannot resume a %s process",
 }
 
 // check reports why op may not be applied in state s. The error has no kind,
@@ -64,10 +68,7 @@ func (s state) check(op string) error {
 	if op == "kill" && s == stopped {
 		return fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	}
-	text, ok := phrase[op]
-	if !ok {
-		text = "cannot " + op + " a %s process"
-	}
+	text := cmp.Or(phrase[op+" "+string(s)], phrase[op], "cannot "+op+" a %s process")
 	if s == deleting || s == deleted {
 		return fmt.Errorf(text+": %w", s, errdefs.ErrNotFound)
 	}

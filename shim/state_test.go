@@ -47,6 +47,9 @@ func TestRefusalsAreThoseThatClientsKnow(t *testing.T) {
 	}{
 		{running, "delete", "cannot delete a running process"},
 		{created, "pause", "cannot pause task in created state"},
+		{paused, "pause", "cannot pause a paused container"},
+		{running, "resume", "cannot resume a running process"},
+		{stopped, "resume", "cannot resume a stopped container"},
 		{stopped, "exec", "cannot exec in a stopped state"},
 		{stopped, "kill", "process already finished: not found"},
 	} {

@@ -163,6 +163,23 @@ func TestStdinEnds(t *testing.T) {
 	}
 }
 
+func TestStdinEndsThatWasClosedBeforeTheStart(t *testing.T) {
+	w := newWorld(t)
+	b := w.box(t, "early", newSpec("sleep", "1000"))
+	b.create(stdio{})
+	b.run("")
+	b.exec("x", stdio{in: b.fifo("in")}, "cat")
+	if _, err := b.task.CloseIO(b.ctx(), &task.CloseIORequest{ID: b.id, ExecID: "x", Stdin: true}); err != nil {
+		t.Fatal(err)
+	}
+	b.run("x")
+	if got := b.wait("x"); got != 0 {
+		t.Errorf("exit status is %d", got)
+	}
+	b.kill("", unix.SIGKILL)
+	b.wait("")
+}
+
 func TestReadersComeAndGo(t *testing.T) {
 	w := newWorld(t)
 	b := w.box(t, "gone", newSpec("cat"))

@@ -327,7 +327,7 @@ func (m *Manager) state(ctx context.Context, s *Shim, exec string) (State, error
 	case errors.Is(err, errStuck):
 		return State{ID: id, Status: Unknown}, nil
 	case errors.Is(err, errGone):
-		return State{}, fmt.Errorf("task %s not found: %w", s.b.id, errdefs.ErrNotFound)
+		return State{}, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("task %s not found", s.b.id))
 	case err != nil:
 		return State{}, err
 	}

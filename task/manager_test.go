@@ -287,7 +287,7 @@ func checkEnd(t *testing.T, m *Manager) {
 	if exit, err := m.Delete(ctx, ns, "c"); err != nil || exit.Status != 137 || exit.Pid == 0 {
 		t.Fatal(exit, err)
 	}
-	if _, err := m.Get(ctx, ns, "c", ""); !errdefs.IsNotFound(err) || err.Error() != "task c not found: not found" {
+	if _, err := m.Get(ctx, ns, "c", ""); !errdefs.IsNotFound(err) || err.Error() != "task c not found" {
 		t.Error(err)
 	}
 }

@@ -96,7 +96,7 @@ func (x *Shims) Get(ns ident.Namespace, id string) (*Shim, error) {
 	if s := x.all[shimKey{ns, id}]; s != nil {
 		return s, nil
 	}
-	return nil, fmt.Errorf("%s %s not found: %w", x.kind, id, errdefs.ErrNotFound)
+	return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("%s %s not found", x.kind, id))
 }
 
 // list returns the running shims of a namespace.

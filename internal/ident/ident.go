@@ -69,14 +69,17 @@ func matches(id string) bool {
 }
 
 // CheckLabel reports why a label cannot be kept, as errdefs.ErrInvalidArgument:
-// it is too long, or no text, which no message can carry.
+// it has no name, is too long, or no text, which no message can carry.
 func CheckLabel(key, value string) error {
+	if key == "" {
+		return fmt.Errorf("failed to set label %q=%q: key required: %w", key, value, errdefs.ErrInvalidArgument)
+	}
 	if !utf8.ValidString(key) || !utf8.ValidString(value) {
 		return fmt.Errorf("label %q=%q: not UTF-8: %w", key, value, errdefs.ErrInvalidArgument)
 	}
 	if n := len(key) + len(value); n > maxLabel {
-		if len(key) > 10 {
-			key = key[:10]
+		if len(key) > 64 {
+			key = key[:64]
 		}
 		return fmt.Errorf("label key and value length (%d bytes) greater than maximum size (%d bytes), key: %s: %w", n, maxLabel, key, errdefs.ErrInvalidArgument)
 	}

@@ -46,7 +46,7 @@ func TestScopeNeedsNamespace(t *testing.T) {
 }
 
 func TestCheckLabel(t *testing.T) {
-	for k, v := range map[string]string{"\xe9": "v", "k": "\xe9"} {
+	for k, v := range map[string]string{"\xe9": "v", "k": "\xe9", "": "v"} {
 		if err := CheckLabel(k, v); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%q=%q: %v", k, v, err)
 		}

@@ -47,6 +47,9 @@ type entry struct {
 // With puts a container into a class of the file.
 func With(file, class string) oci.Opt {
 	return func(_ context.Context, s *specs.Spec) error {
+		if file == "" {
+			return fmt.Errorf("block I/O class %q: no file of classes: %w", class, errdefs.ErrInvalidArgument)
+		}
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return fmt.Errorf("block I/O classes: %w", err)

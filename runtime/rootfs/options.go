@@ -68,6 +68,12 @@ var propagations = map[string]uintptr{
 	"unbindable":  unix.MS_UNBINDABLE,
 }
 
+// IsPropagation reports whether name is one of these.
+func IsPropagation(name string) bool {
+	_, ok := propagations[name]
+	return ok
+}
+
 // attributes are what mount_setattr(2) calls the flags of a mount.
 var attributes = map[uintptr]uint64{
 	unix.MS_RDONLY:      unix.MOUNT_ATTR_RDONLY,
