@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +19,10 @@ import (
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	digest "github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	grpcproto "google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/mem"
 
 	"slipway/client"
 	"slipway/test/host"
@@ -42,23 +47,60 @@ func TestList(t *testing.T) {
 	ours.do(t, "c", "create", ref, "model")
 	like := recordsOf(t, clients[ours], ref, "model")
 	ours.do(t, "c", "rm", "model")
-	for _, c := range clients {
+	for s, c := range clients {
 		like.fill(t, c, objects)
-	}
-	a, b := both(ours, upstream, nil, func(t *testing.T, s *system, _ int) {
-		r, err := clients[s].Containers().List(t.Context(), &containersapi.ListContainersRequest{})
+		r, err := c.Containers().List(t.Context(), &containersapi.ListContainersRequest{})
 		if err != nil || len(r.Containers) != objects {
 			t.Fatalf("%s: %d containers: %v", s.name, len(r.GetContainers()), err)
 		}
-	})
-	row{"Containers.List of 1,000", 31, 0.50, a, b, "2.3.4"}.measure(t)
-	a, b = both(ours, upstream, nil, func(t *testing.T, s *system, _ int) {
-		r, err := clients[s].Images().List(t.Context(), &imagesapi.ListImagesRequest{})
-		if err != nil || len(r.Images) != objects {
-			t.Fatalf("%s: %d images: %v", s.name, len(r.GetImages()), err)
+	}
+	for _, l := range []struct{ name, method string }{
+		{"Containers.List of 1,000", "/containerd.services.containers.v1.Containers/List"},
+		{"Containers.ListStream of 1,000", "/containerd.services.containers.v1.Containers/ListStream"},
+		{"Images.List of 1,000", "/containerd.services.images.v1.Images/List"},
+	} {
+		a, b := both(ours, upstream, nil, func(t *testing.T, s *system, _ int) {
+			if n, err := listed(t.Context(), clients[s], l.method); err != nil || n < objects*100 {
+				t.Fatalf("%s: %s: %d bytes: %v", s.name, l.method, n, err)
+			}
+		})
+		row{l.name, 31, 0.50, a, b, "2.3.4"}.measure(t)
+	}
+}
+
+// listed asks for all and returns the size of the answer. It does not decode
+// that, which takes a client as long as the daemon, whoever answers.
+func listed(ctx context.Context, c *client.Client, method string) (size int, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.Conn().NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, method, grpc.ForceCodecV2(sizes{encoding.GetCodecV2(grpcproto.Name)}))
+	if err != nil {
+		return 0, err
+	}
+	// The requests of both lists are the same without filters.
+	if err := stream.SendMsg(&imagesapi.ListImagesRequest{}); err != nil {
+		return 0, err
+	}
+	if err := stream.CloseSend(); err != nil {
+		return 0, err
+	}
+	for {
+		switch err := stream.RecvMsg(&size); err {
+		case nil:
+		case io.EOF:
+			return size, nil
+		default:
+			return size, err
 		}
-	})
-	row{"Images.List of 1,000", 31, 0.50, a, b, "2.3.4"}.measure(t)
+	}
+}
+
+// sizes receives the sizes of messages, and adds them up.
+type sizes struct{ encoding.CodecV2 }
+
+func (sizes) Unmarshal(message mem.BufferSlice, sum any) error {
+	*sum.(*int) += message.Len()
+	return nil
 }
 
 // records are what ctr makes of a container and an image.
