@@ -3,6 +3,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 
 	api "github.com/containerd/containerd/api/services/containers/v1"
@@ -69,8 +70,10 @@ func (s *Containers) each(ctx context.Context, r *api.ListContainersRequest, fn 
 // specs are large.
 func (s *Containers) ListStream(r *api.ListContainersRequest, stream api.Containers_ListStreamServer) error {
 	var all [][]byte
+	var scratch []byte
 	err := s.each(stream.Context(), r, func(c meta.ContainerRecord) error {
-		all = append(all, appendContainerField(nil, c))
+		scratch = appendContainerField(scratch[:0], c)
+		all = append(all, bytes.Clone(scratch))
 		return nil
 	})
 	if err != nil {
