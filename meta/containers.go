@@ -43,23 +43,29 @@ func (s *Containers) notFound(id string) error {
 }
 
 // List gives the containers that one of filters matches, by id.
-func (s *Containers) List(_ context.Context, filters ...string) (all []Container, err error) {
+func (s *Containers) List(ctx context.Context, filters ...string) (all []Container, err error) {
+	return all, s.Each(ctx, func(r ContainerRecord) error {
+		c, err := r.container()
+		all = append(all, c)
+		return err
+	}, filters...)
+}
+
+// Each calls fn for the containers that one of filters matches, by id. It
+// holds the database: fn waits for nothing.
+func (s *Containers) Each(_ context.Context, fn func(ContainerRecord) error, filters ...string) error {
 	match, err := filter.Parse(filters...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return all, s.db.view(s.scope.Namespace, func(tx *bolt.Tx) error {
-		b := bucket(tx, s.scope.Namespace, bucketContainers)
-		for _, id := range names(b) {
-			c, err := readContainer(b.Bucket([]byte(id)), id)
-			if err != nil {
+	return s.db.view(s.scope.Namespace, func(tx *bolt.Tx) error {
+		return each(bucket(tx, s.scope.Namespace, bucketContainers), func(b *bolt.Bucket, id []byte) error {
+			r, err := containerRecord(b, id)
+			if err != nil || !match(r.field) {
 				return err
 			}
-			if match(c.field) {
-				all = append(all, c)
-			}
-		}
-		return nil
+			return fn(r)
+		})
 	})
 }
 
@@ -214,32 +220,10 @@ func putBody(b *bolt.Bucket, spec *anypb.Any, r Runtime, ext map[string]*anypb.A
 	return putMap(b, bucketLabels, labels)
 }
 
-func readContainer(b *bolt.Bucket, id string) (c Container, err error) {
-	c = Container{
-		ID: id, Image: string(b.Get(keyImage)), Snapshotter: string(b.Get(keySnapshotter)),
-		SnapshotKey: string(b.Get(keySnapshotKey)), Sandbox: string(b.Get(keySandboxID)), Labels: getMap(b, bucketLabels),
-		CreatedAt: getTime(b, keyCreated), UpdatedAt: getTime(b, keyUpdated),
+func readContainer(b *bolt.Bucket, id string) (Container, error) {
+	r, err := containerRecord(b, []byte(id))
+	if err != nil {
+		return Container{}, err
 	}
-	if c.Spec, err = getAny(b, keySpec); err != nil {
-		return c, fmt.Errorf("container %s: %w", id, err)
-	}
-	if c.Runtime, err = getRuntime(b); err != nil {
-		return c, fmt.Errorf("container %s: %w", id, err)
-	}
-	c.Extensions, err = getAnys(b, keyExtensions)
-	return c, err
-}
-
-func (c Container) field(path []string) (string, bool) {
-	switch path[0] {
-	case "id":
-		return c.ID, len(path) == 1
-	case "runtime":
-		return c.Runtime.Name, len(path) == 2 && path[1] == "name" && c.Runtime.Name != ""
-	case "image":
-		return c.Image, len(path) == 1 && c.Image != ""
-	case "labels":
-		return filter.Labels(c.Labels, path[1:])
-	}
-	return "", false
+	return r.container()
 }

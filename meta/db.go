@@ -81,10 +81,14 @@ type DB struct {
 	busy    busy          // backend objects between their creation and their record
 	collect chan struct{} // holds one value while a collection runs
 
+	patience time.Duration  // remotePatience
+	cleaners sync.WaitGroup // of backends that other processes serve
+
 	mu        sync.Mutex
 	recording bool            // a collection is marking
 	touched   map[node]bool   // written while recording
 	dirty     map[string]bool // backends to sweep: "content", "snapshots/<name>"
+	cleaning  map[string]bool // those of other processes that are being swept
 	onChange  func(deletion bool)
 	afterGC   []func(context.Context) error
 	sequence  map[string]uint64 // last backend name number given out, by namespace and snapshotter
@@ -106,7 +110,8 @@ func Open(path string, opts Options, local ContentBackend, backends map[string]s
 	}
 	db := &DB{
 		bolt: b, local: local, backends: backends, events: events, isolated: opts.SharingPolicy == "isolated",
-		collect: make(chan struct{}, 1), touched: map[node]bool{}, dirty: map[string]bool{}, sequence: map[string]uint64{},
+		collect: make(chan struct{}, 1), touched: map[node]bool{}, dirty: map[string]bool{},
+		cleaning: map[string]bool{}, patience: remotePatience, sequence: map[string]uint64{},
 		onChange: func(bool) {},
 	}
 	db.allDirty()
@@ -117,8 +122,12 @@ func Open(path string, opts Options, local ContentBackend, backends map[string]s
 	return db, nil
 }
 
-// Close closes the database; the stores below stay open.
-func (db *DB) Close() error { return db.bolt.Close() }
+// Close closes the database; the stores below stay open. The contexts of
+// collections have ended.
+func (db *DB) Close() error {
+	db.cleaners.Wait()
+	return db.bolt.Close()
+}
 
 // allDirty makes the next collection look at every backend: a crash may have
 // left there what has no record.

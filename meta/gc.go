@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -22,9 +23,12 @@ import (
 
 // GCStats is what a collection did.
 type GCStats struct {
-	Marked  int // objects that live
-	Removed int // records removed
-	Took    time.Duration
+	Marked  int           // objects that live
+	Removed int           // records removed
+	Took    time.Duration // without what Late is about
+	// Late says which snapshotters that other processes serve have not removed
+	// what has no record. They fail no request: a later collection asks again.
+	Late error
 }
 
 // GC removes the records of what nothing refers to, and then the data that
@@ -55,6 +59,9 @@ func (db *DB) GC(ctx context.Context) (GCStats, error) {
 		err = errors.Join(db.runAfterGC(ctx), db.cleanBackends(ctx))
 	}
 	stats.Took = time.Since(start)
+	if err == nil {
+		stats.Late = db.cleanRemotes(ctx)
+	}
 	return stats, err
 }
 
@@ -268,24 +275,81 @@ func (t *tx) remove(n node) error {
 // cleanBackends removes the data without records from the backends that have
 // changed. One that fails stays dirty.
 func (db *DB) cleanBackends(ctx context.Context) error {
-	db.mu.Lock()
-	dirty := db.dirty
-	db.dirty = map[string]bool{}
-	db.mu.Unlock()
 	var errs []error
-	for what := range dirty {
-		clean := db.cleanContent
-		if sn, ok := strings.CutPrefix(what, "snapshots/"); ok {
-			clean = func(ctx context.Context) error { return db.cleanSnapshots(ctx, sn) }
-		}
-		if err := clean(ctx); err != nil {
+	for _, what := range db.takeDirty(false) {
+		errs = append(errs, db.clean(ctx, what))
+	}
+	return errors.Join(errs...)
+}
+
+// remotePatience is how long a collection waits for the snapshotters that other
+// processes serve. They go on by themselves, and no later collection waits for
+// them: one that is stuck holds up nobody who does not use it.
+const remotePatience = 5 * time.Second
+
+// cleanRemotes is cleanBackends for those.
+func (db *DB) cleanRemotes(ctx context.Context) error {
+	names := db.takeDirty(true)
+	done := make(chan error, len(names))
+	for _, what := range names {
+		db.cleaners.Go(func() {
+			err := db.clean(ctx, what)
 			db.mu.Lock()
-			db.dirty[what] = true
+			delete(db.cleaning, what)
 			db.mu.Unlock()
+			done <- err
+		})
+	}
+	late := time.After(db.patience)
+	var errs []error
+	for range names {
+		select {
+		case err := <-done:
 			errs = append(errs, err)
+		case <-late:
+			return errors.Join(append(errs, fmt.Errorf("one of %s still removes after %s", strings.Join(names, ", "), db.patience))...)
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// takeDirty takes the backends that have changed, of those that other
+// processes serve or of the others. One that is still being cleaned stays.
+func (db *DB) takeDirty(remote bool) (names []string) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for what := range db.dirty {
+		if db.remote(what) != remote || db.cleaning[what] {
+			continue
+		}
+		delete(db.dirty, what)
+		if remote {
+			db.cleaning[what] = true
+		}
+		names = append(names, what)
+	}
+	return names
+}
+
+// remote reports whether another process serves a backend.
+func (db *DB) remote(what string) bool {
+	s, ok := db.backends[strings.TrimPrefix(what, "snapshots/")].(interface{ Remote() bool })
+	return ok && s.Remote()
+}
+
+// clean removes the data without records from one backend.
+func (db *DB) clean(ctx context.Context, what string) (err error) {
+	if sn, ok := strings.CutPrefix(what, "snapshots/"); ok {
+		err = db.cleanSnapshots(ctx, sn)
+	} else {
+		err = db.cleanContent(ctx)
+	}
+	if err != nil {
+		db.mu.Lock()
+		db.dirty[what] = true
+		db.mu.Unlock()
+	}
+	return err
 }
 
 // cleanContent removes the blobs and ingests that no namespace has.

@@ -5,14 +5,12 @@ package meta
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 	"unicode/utf8"
 
 	eventsapi "github.com/containerd/containerd/api/events"
 	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 
 	"slipway/internal/filter"
@@ -43,19 +41,27 @@ func (s *Images) Get(_ context.Context, name string) (img Image, err error) {
 func imageNotFound(name string) error { return fmt.Errorf("image %q: %w", name, errdefs.ErrNotFound) }
 
 // List gives the images that one of filters matches, by name.
-func (s *Images) List(_ context.Context, filters ...string) (all []Image, err error) {
+func (s *Images) List(ctx context.Context, filters ...string) (all []Image, err error) {
+	return all, s.Each(ctx, func(r ImageRecord) error {
+		all = append(all, r.image())
+		return nil
+	}, filters...)
+}
+
+// Each calls fn for the images that one of filters matches, by name. It holds
+// the database: fn waits for nothing.
+func (s *Images) Each(_ context.Context, fn func(ImageRecord) error, filters ...string) error {
 	match, err := filter.Parse(filters...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return all, s.db.view(s.scope.Namespace, func(tx *bolt.Tx) error {
-		b := bucket(tx, s.scope.Namespace, bucketImages)
-		for _, name := range names(b) {
-			if img := readImage(b.Bucket([]byte(name)), name); match(img.field) {
-				all = append(all, img)
+	return s.db.view(s.scope.Namespace, func(tx *bolt.Tx) error {
+		return each(bucket(tx, s.scope.Namespace, bucketImages), func(b *bolt.Bucket, name []byte) error {
+			if r := imageRecord(b, name); match(r.field) {
+				return fn(r)
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 }
 
@@ -211,35 +217,4 @@ func writeImage(tx *tx, b *bolt.Bucket, img Image) error {
 	return putSize(t, img.Target.Size)
 }
 
-func readImage(b *bolt.Bucket, name string) Image {
-	img := Image{
-		Name: name, Labels: getMap(b, bucketLabels),
-		CreatedAt: getTime(b, keyCreated), UpdatedAt: getTime(b, keyUpdated),
-	}
-	if t := b.Bucket(keyTarget); t != nil {
-		img.Target = ocispec.Descriptor{
-			MediaType: string(t.Get(keyMediaType)), Digest: digest.Digest(t.Get(keyDigest)), Size: getSize(t),
-		}
-	}
-	img.Target.Annotations = getMap(b, keyAnnotations)
-	return img
-}
-
-func (i Image) field(path []string) (string, bool) {
-	switch path[0] {
-	case "name":
-		return i.Name, len(path) == 1
-	case "target":
-		switch strings.Join(path[1:], ".") {
-		case "digest":
-			return i.Target.Digest.String(), true
-		case "mediatype":
-			return i.Target.MediaType, true
-		}
-	case "labels":
-		return filter.Labels(i.Labels, path[1:])
-	case "annotations":
-		return filter.Labels(i.Target.Annotations, path[1:])
-	}
-	return "", false
-}
+func readImage(b *bolt.Bucket, name string) Image { return imageRecord(b, []byte(name)).image() }

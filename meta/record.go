@@ -52,11 +52,12 @@ func putTime(b *bolt.Bucket, key []byte, t time.Time) error {
 	return b.Put(key, v)
 }
 
-func getTime(b *bolt.Bucket, key []byte) (t time.Time) {
-	if v := b.Get(key); v != nil {
-		if t.UnmarshalBinary(v) != nil {
-			return time.Time{}
-		}
+func getTime(b *bolt.Bucket, key []byte) time.Time { return timeOf(b.Get(key)) }
+
+// timeOf is the zero time for what is none.
+func timeOf(v []byte) (t time.Time) {
+	if v == nil || t.UnmarshalBinary(v) != nil {
+		return time.Time{}
 	}
 	return t
 }
@@ -102,8 +103,10 @@ func putMap(b *bolt.Bucket, key []byte, m map[string]string) error {
 	return nil
 }
 
-func getMap(b *bolt.Bucket, key []byte) map[string]string {
-	sub := b.Bucket(key)
+func getMap(b *bolt.Bucket, key []byte) map[string]string { return mapOf(b.Bucket(key)) }
+
+// mapOf is nil without a bucket.
+func mapOf(sub *bolt.Bucket) map[string]string {
 	if sub == nil {
 		return nil
 	}
@@ -126,8 +129,10 @@ func putAny(b *bolt.Bucket, key []byte, a *anypb.Any) error {
 	return b.Put(key, v)
 }
 
-func getAny(b *bolt.Bucket, key []byte) (*anypb.Any, error) {
-	v := b.Get(key)
+func getAny(b *bolt.Bucket, key []byte) (*anypb.Any, error) { return anyOf(key, b.Get(key)) }
+
+// anyOf is nil without a value.
+func anyOf(key, v []byte) (*anypb.Any, error) {
 	if v == nil {
 		return nil, nil
 	}
@@ -159,8 +164,10 @@ func putAnys(b *bolt.Bucket, key []byte, m map[string]*anypb.Any) error {
 	return nil
 }
 
-func getAnys(b *bolt.Bucket, key []byte) (map[string]*anypb.Any, error) {
-	sub := b.Bucket(key)
+func getAnys(b *bolt.Bucket, key []byte) (map[string]*anypb.Any, error) { return anysOf(b.Bucket(key)) }
+
+// anysOf is nil without a bucket.
+func anysOf(sub *bolt.Bucket) (map[string]*anypb.Any, error) {
 	if sub == nil {
 		return nil, nil
 	}

@@ -28,6 +28,9 @@ type SchedulerConfig struct {
 // pause threshold never makes them follow each other at once.
 const shortestGC = 5 * time.Millisecond
 
+// lateDelay is when snapshotters of other processes are asked again.
+const lateDelay = time.Minute
+
 // Scheduler runs collections. Run it in one goroutine.
 type Scheduler struct {
 	db     *DB
@@ -92,6 +95,9 @@ func (s *Scheduler) Wait(ctx context.Context) error {
 func (s *Scheduler) Run(ctx context.Context) {
 	timer := time.NewTimer(s.config.StartupDelay)
 	defer timer.Stop()
+	again := time.AfterFunc(lateDelay, func() { signal(s.stir) })
+	again.Stop()
+	defer again.Stop()
 	armed, average := true, shortestGC
 	for {
 		select {
@@ -119,6 +125,10 @@ func (s *Scheduler) Run(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			slog.Error("garbage collection", "error", err)
 			err = fmt.Errorf("gc failed: %w", err)
+		}
+		if stats.Late != nil && ctx.Err() == nil {
+			slog.Warn("garbage collection", "error", stats.Late)
+			again.Reset(lateDelay)
 		}
 		s.answer(waiters, err)
 		average = max(shortestGC, (average+stats.Took)/2)

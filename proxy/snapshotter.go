@@ -37,6 +37,9 @@ func NewSnapshotter(conn *grpc.ClientConn, name string) *Snapshotter {
 	return &Snapshotter{name: name, client: api.NewSnapshotsClient(conn), close: conn.Close}
 }
 
+// Remote says that another process is asked, which need not answer.
+func (s *Snapshotter) Remote() bool { return true }
+
 // outgoing passes the scope of a request on.
 func outgoing(ctx context.Context) context.Context {
 	s, err := ident.ScopeOf(ctx)

@@ -3,12 +3,15 @@
 package service
 
 import (
+	"bytes"
 	"context"
 
 	api "github.com/containerd/containerd/api/services/containers/v1"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"slipway/internal/bytestream"
 	"slipway/internal/ident"
 	"slipway/meta"
 )
@@ -23,7 +26,9 @@ type Containers struct {
 func NewContainers(db *meta.DB) *Containers { return &Containers{db: db} }
 
 // Register puts the service on a server.
-func (s *Containers) Register(r grpc.ServiceRegistrar) { api.RegisterContainersServer(r, s) }
+func (s *Containers) Register(r grpc.ServiceRegistrar) {
+	r.RegisterService(encodes(api.Containers_ServiceDesc, "List", s.list), s)
+}
 
 func (s *Containers) store(ctx context.Context) (*meta.Containers, error) {
 	scope, err := ident.ScopeOf(ctx)
@@ -43,32 +48,39 @@ func (s *Containers) Get(ctx context.Context, r *api.GetContainerRequest) (*api.
 	return &api.GetContainerResponse{Container: containerProto(c)}, nil
 }
 
-// List gives the containers that match.
-func (s *Containers) List(ctx context.Context, r *api.ListContainersRequest) (*api.ListContainersResponse, error) {
-	all, err := s.list(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	return &api.ListContainersResponse{Containers: protos(all, containerProto)}, nil
+// list gives the containers that match.
+func (s *Containers) list(ctx context.Context, r *api.ListContainersRequest) (bytestream.Encoded, error) {
+	var l listing
+	err := s.each(ctx, r, func(c meta.ContainerRecord) error {
+		l.add(func(b []byte) []byte { return appendContainerField(b, c) })
+		return nil
+	})
+	return l.message(), err
 }
 
-func (s *Containers) list(ctx context.Context, r *api.ListContainersRequest) ([]meta.Container, error) {
+func (s *Containers) each(ctx context.Context, r *api.ListContainersRequest, fn func(meta.ContainerRecord) error) error {
 	store, err := s.store(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return store.List(ctx, r.Filters...)
+	return store.Each(ctx, fn, r.Filters...)
 }
 
 // ListStream sends the containers that match, each in a message of its own:
 // specs are large.
 func (s *Containers) ListStream(r *api.ListContainersRequest, stream api.Containers_ListStreamServer) error {
-	all, err := s.list(stream.Context(), r)
+	var all [][]byte
+	var scratch []byte
+	err := s.each(stream.Context(), r, func(c meta.ContainerRecord) error {
+		scratch = appendContainerField(scratch[:0], c)
+		all = append(all, bytes.Clone(scratch))
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	for _, c := range all {
-		if err := stream.Send(&api.ListContainerMessage{Container: containerProto(c)}); err != nil {
+	for _, m := range all {
+		if err := stream.SendMsg(bytestream.Encoded{mem.SliceBuffer(m)}); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"slipway/internal/bytestream"
 	"slipway/internal/ident"
 	"slipway/meta"
 )
@@ -26,7 +27,9 @@ type Images struct {
 func NewImages(db *meta.DB, gc Collector) *Images { return &Images{db: db, gc: gc} }
 
 // Register puts the service on a server.
-func (s *Images) Register(r grpc.ServiceRegistrar) { api.RegisterImagesServer(r, s) }
+func (s *Images) Register(r grpc.ServiceRegistrar) {
+	r.RegisterService(encodes(api.Images_ServiceDesc, "List", s.list), s)
+}
 
 func (s *Images) store(ctx context.Context) (*meta.Images, error) {
 	scope, err := ident.ScopeOf(ctx)
@@ -46,17 +49,18 @@ func (s *Images) Get(ctx context.Context, r *api.GetImageRequest) (*api.GetImage
 	return &api.GetImageResponse{Image: imageProto(img)}, nil
 }
 
-// List gives the images that match.
-func (s *Images) List(ctx context.Context, r *api.ListImagesRequest) (*api.ListImagesResponse, error) {
+// list gives the images that match.
+func (s *Images) list(ctx context.Context, r *api.ListImagesRequest) (bytestream.Encoded, error) {
 	store, err := s.store(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all, err := store.List(ctx, r.Filters...)
-	if err != nil {
-		return nil, err
-	}
-	return &api.ListImagesResponse{Images: protos(all, imageProto)}, nil
+	var l listing
+	err = store.Each(ctx, func(i meta.ImageRecord) error {
+		l.add(func(b []byte) []byte { return appendImageField(b, i) })
+		return nil
+	}, r.Filters...)
+	return l.message(), err
 }
 
 // Create adds an image.

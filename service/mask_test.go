@@ -10,6 +10,8 @@ import (
 
 	api "github.com/containerd/containerd/api/services/containers/v1"
 	"github.com/containerd/errdefs"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"slipway/content"
@@ -48,8 +50,12 @@ func FuzzMasksAndFilters(f *testing.F) {
 		if err != nil && !errdefs.IsInvalidArgument(err) && !errdefs.IsNotFound(err) {
 			t.Errorf("update of %q: %v", text, err)
 		}
-		if _, err := c.List(ctx, &api.ListContainersRequest{Filters: []string{text}}); err != nil && !errdefs.IsInvalidArgument(err) {
+		list, err := c.list(ctx, &api.ListContainersRequest{Filters: []string{text}})
+		if err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("filter %q: %v", text, err)
+		}
+		if err := proto.Unmarshal(mem.BufferSlice(list).Materialize(), &api.ListContainersResponse{}); err != nil {
+			t.Errorf("list by %q: %v", text, err)
 		}
 		if _, err := c.Get(ctx, &api.GetContainerRequest{ID: id}); err != nil && !errdefs.IsNotFound(err) {
 			t.Errorf("get: %v", err)

@@ -5,6 +5,7 @@ package shim_test
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -55,7 +56,21 @@ func (b *box) resources(shim uint32) (r resources) {
 	return r
 }
 
+// execs is how many processes are run: SLIPWAY_EXECS.
+func execs(t *testing.T) int {
+	text := os.Getenv("SLIPWAY_EXECS")
+	if text == "" {
+		return 80
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("SLIPWAY_EXECS=%s: %v", text, err)
+	}
+	return n
+}
+
 func TestExecsLeaveNothingInTheShim(t *testing.T) {
+	count := execs(t)
 	w := newWorld(t)
 	b := w.box(t, "leak", newSpec("sleep", "1000"))
 	b.create(stdio{})
@@ -88,12 +103,15 @@ func TestExecsLeaveNothingInTheShim(t *testing.T) {
 		exec(100 + i)
 	}
 	before := idle("the shim gives memory back after execs", upstream/3)
-	for i := range 80 {
+	for i := range count {
 		exec(200 + i)
-	}
-	after := idle("the shim has the same memory after many execs", before.private+flat)
-	if after.fds > before.fds {
-		t.Errorf("descriptors: %d, then %d", before.fds, after.fds)
+		if n := i + 1; n%max(count/10, 80) == 0 || n == count {
+			after := idle("the shim has the same memory after many execs", before.private+flat)
+			if after.fds > before.fds {
+				t.Errorf("descriptors: %d, then %d", before.fds, after.fds)
+			}
+			t.Logf("%6d execs: private %d KiB, %d descriptors, %d threads", n, after.private, after.fds, after.threads)
+		}
 	}
 	b.kill("", unix.SIGKILL)
 	b.wait("")

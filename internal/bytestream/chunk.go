@@ -116,15 +116,22 @@ func (c *chunk) WriteTo(w io.Writer) (sum int64, err error) {
 	return sum, c.in.Close()
 }
 
-// Codec is that of protocol buffers, which also takes the bytes of Readers and
-// Writers as they are.
+// Encoded is a message to send that is encoded already. Who sends it frees its
+// buffers.
+type Encoded mem.BufferSlice
+
+// Codec is that of protocol buffers, which also takes the bytes of Readers,
+// Writers and messages that are Encoded as they are.
 func Codec() encoding.CodecV2 { return codec{encoding.GetCodecV2(grpcproto.Name)} }
 
 type codec struct{ encoding.CodecV2 }
 
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if m, ok := v.(*chunk); ok {
+	switch m := v.(type) {
+	case *chunk:
 		return m.out, nil
+	case Encoded:
+		return mem.BufferSlice(m), nil
 	}
 	return c.CodecV2.Marshal(v)
 }

@@ -106,6 +106,57 @@ func TestContainerOfAStoppedShimCanBeKilled(t *testing.T) {
 	empty(t, d)
 }
 
+// Only who asks for a container whose shim does not answer waits.
+func TestStoppedShimHoldsUpNobodyElse(t *testing.T) {
+	d, ref := start(t)
+	stuck, same, other := host.Unique("stuck"), host.Unique("same"), host.Unique("other")
+	d.Ctr(t, "run", "-d", ref, stuck, "sleep", "1000")
+	shim := shimOf(t, d, stuck)
+	if err := syscall.Kill(shim, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	waits := startCtr(t, d, "t", "exec", "--exec-id", "e", stuck, "true")
+	waited := make(chan error, 1)
+	go func() { waited <- waits.Wait() }()
+	in := func(ns string, args ...string) string { return d.Ctr(t, append([]string{"-n", ns}, args...)...) }
+	for ns, id := range map[string]string{"default": same, "k8s.io": other} {
+		in(ns, "i", "pull", "--plain-http", ref)
+		in(ns, "run", "-d", ref, id, "sleep", "1000")
+		if list := in(ns, "t", "ls"); !strings.Contains(list, "RUNNING") {
+			t.Errorf("in namespace %s: %s", ns, list)
+		}
+		in(ns, "c", "ls")
+		in(ns, "t", "ps", id)
+		in(ns, "t", "metrics", id)
+		if out := in(ns, "t", "exec", "--exec-id", "e", id, "echo", "well"); out != "well\n" {
+			t.Errorf("exec in namespace %s printed %q", ns, out)
+		}
+		in(ns, "t", "pause", id)
+		in(ns, "t", "resume", id)
+		in(ns, "t", "kill", "-s", "SIGKILL", id)
+		host.Until(t, "the task is stopped", func() bool { return strings.Contains(in(ns, "t", "ls"), "STOPPED") })
+		d.Try(t, "-n", ns, "t", "rm", id)
+		in(ns, "c", "rm", id)
+	}
+	select {
+	case err := <-waited:
+		t.Errorf("who asked the shim that is stopped did not wait: %v", err)
+	default:
+	}
+	// Nor does the daemon when it starts.
+	d.Kill(t)
+	syscall.Kill(shim, syscall.SIGSTOP) // the kernel lets what is stopped go on when its parent ends
+	d.Run(t)
+	if list := d.Ctr(t, "t", "ls"); !strings.Contains(list, stuck) || !strings.Contains(list, "UNKNOWN") {
+		t.Errorf("a new daemon lists %s", list)
+	}
+	<-waited
+	syscall.Kill(shim, syscall.SIGCONT)
+	host.Until(t, "the shim answers", func() bool { return status(t, d, stuck) == "RUNNING" })
+	remove(t, d, stuck)
+	empty(t, d)
+}
+
 // A container goes on without the client that started it, and can be removed.
 func TestClientKilledDuringRun(t *testing.T) {
 	d, ref := start(t)

@@ -78,6 +78,18 @@ state = %q
 // Run starts the daemon, again if it was stopped, and waits until it answers.
 func (d *Daemon) Run(t testing.TB) {
 	t.Helper()
+	d.Launch(t)
+	Until(t, "the daemon answers", func() bool {
+		if d.Ended() {
+			t.Fatalf("containerd ended: %v\n%s", d.cmd.ProcessState, d.Tail())
+		}
+		return Exec(t, nil, "", filepath.Join(d.ctrDir(), "ctr"), "-a", d.Address, "version").Code == 0
+	})
+}
+
+// Launch is Run that does not wait.
+func (d *Daemon) Launch(t testing.TB) {
+	t.Helper()
 	log, err := os.OpenFile(d.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -93,14 +105,6 @@ func (d *Daemon) Run(t testing.TB) {
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait(); close(done) }()
 	d.cmd, d.done, d.stopped = cmd, done, false
-	Until(t, "the daemon answers", func() bool {
-		select {
-		case err := <-done:
-			t.Fatalf("containerd ended: %v\n%s", err, d.Tail())
-		default:
-		}
-		return Exec(t, nil, "", filepath.Join(d.ctrDir(), "ctr"), "-a", d.Address, "version").Code == 0
-	})
 }
 
 // Setenv replaces what Options.Env adds to the environment, from the next Run on.

@@ -10,10 +10,14 @@ import (
 	"strings"
 	"testing"
 
+	"slipway/task/shimtest"
 	"slipway/test/host"
 )
 
-func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
+func TestMain(m *testing.M) {
+	shimtest.Main()
+	os.Exit(host.Main(m))
+}
 
 func TestInPlaceBothWays(t *testing.T) {
 	host.NeedBuilt(t)
@@ -32,8 +36,10 @@ func move(t *testing.T, from, to string) {
 	r := host.StartRegistry(t)
 	ref := r.Push(t, host.Busybox(t), "library/busybox:latest")
 	dir := host.TempDir(t)
+	sandbox := pod{shimtest.Install(t)}
 	first := host.Start(t, host.Options{Bin: from, Dir: dir})
 	fill(t, first, ref)
+	sandbox.run(t, first)
 	before := inventory(t, first)
 	first.Stop(t)
 
@@ -42,6 +48,7 @@ func move(t *testing.T, from, to string) {
 		t.Errorf("the first had\n%s\nthe second has\n%s", before, after)
 	}
 	use(t, second, ref, "second")
+	sandbox.use(t, second, "second")
 	before = inventory(t, second)
 	second.Stop(t)
 
@@ -49,6 +56,8 @@ func move(t *testing.T, from, to string) {
 	if after := inventory(t, first); after != before {
 		t.Errorf("the second had\n%s\nthe first has\n%s", before, after)
 	}
+	sandbox.use(t, first, "first")
+	sandbox.end(t, first)
 	use(t, first, ref, "first")
 	for _, id := range []string{"runs", "ended", "waits"} {
 		first.Try(t, "t", "rm", "-f", id)
@@ -101,7 +110,7 @@ func inventory(t *testing.T, d *host.Daemon) string {
 			}
 		}
 	}
-	return b.String()
+	return b.String() + sandboxes(t, d)
 }
 
 // use does what needs all of what is stored.
