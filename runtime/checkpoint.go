@@ -56,9 +56,7 @@ func (c *Container) Checkpoint(ctx context.Context, o criu.Options, before bool)
 	kind := criu.PreDump
 	if !before {
 		kind = criu.Dump
-		if o.Mounts, err = c.dumpMounts(s); err != nil {
-			return err
-		}
+		o.Mounts = c.dumpMounts(s)
 		if err := c.saveDescriptors(&o); err != nil {
 			return err
 		}
@@ -106,24 +104,11 @@ func (c *Container) namespacesOutside(s *specs.Spec, o *criu.Options) error {
 
 // dumpMounts are the mounts whose source CRIU cannot see from inside: they are
 // dumped by the name of their place.
-func (c *Container) dumpMounts(s *specs.Spec) ([][2]string, error) {
-	var list [][2]string
+func (c *Container) dumpMounts(s *specs.Spec) (list [][2]string) {
 	for _, m := range c.boundMounts(s) {
 		list = append(list, [2]string{m[0], m[0]})
 	}
-	for _, masked := range s.Linux.MaskedPaths {
-		st, err := os.Lstat(fmt.Sprintf("/proc/%d/root%s", c.record.Pid, path.Join("/", masked)))
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if !st.IsDir() {
-			list = append(list, [2]string{path.Join("/", masked), "/dev/null"})
-		}
-	}
-	return list, nil
+	return list
 }
 
 // boundMounts are the places and sources of the container's bind mounts. In

@@ -210,7 +210,7 @@ func (r *restoration) describe() error {
 	o := &r.options
 	o.Root = r.root
 	o.Mounts = r.c.boundMounts(r.Spec)
-	if len(r.Spec.Linux.MaskedPaths) > 0 {
+	if len(r.Spec.Linux.MaskedPaths) > 0 { // the name that masks have in what runc wrote
 		o.Mounts = append(o.Mounts, [2]string{"/dev/null", "/dev/null"})
 	}
 	data, err := os.ReadFile(filepath.Join(o.Images, descriptorsFile))

@@ -24,26 +24,38 @@ func New(t testing.TB, fsType string, size int64) string {
 		t.Skip("needs root to mount")
 	}
 	dir := t.TempDir()
-	m := mount.Mount{Type: fsType, Source: fsType, Options: []string{fmt.Sprint("size=", size)}}
-	if fsType != "tmpfs" {
-		m = mount.Mount{Type: fsType, Source: image(t, fsType, size), Options: []string{"loop"}}
+	if fsType == "tmpfs" {
+		at(t, mount.Mount{Type: fsType, Source: fsType, Options: []string{fmt.Sprint("size=", size)}}, dir)
+	} else {
+		Mount(t, fsType, Image(t, fsType, t.TempDir(), size), dir)
 	}
+	return dir
+}
+
+// Mount mounts the file system in a file until the test ends, or skips the test
+// where that cannot be.
+func Mount(t testing.TB, fsType, file, dir string) {
+	t.Helper()
+	at(t, mount.Mount{Type: fsType, Source: file, Options: []string{"loop"}}, dir)
+}
+
+func at(t testing.TB, m mount.Mount, dir string) {
+	t.Helper()
 	if err := mount.All([]mount.Mount{m}, dir); err != nil {
-		t.Skipf("needs a mount of %s: %v", fsType, err)
+		t.Skipf("needs a mount of %s: %v", m.Type, err)
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			t.Errorf("unmount %s: %v", dir, err)
 		}
 	})
-	return dir
 }
 
-// image makes the file system in a file. No block of ext4 is kept for root,
-// who runs the tests.
-func image(t testing.TB, fsType string, size int64) string {
+// Image makes a file system in a file in dir. No block of ext4 is kept for
+// root, who runs the tests.
+func Image(t testing.TB, fsType, dir string, size int64) string {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), fsType+".img")
+	file := filepath.Join(dir, fsType+".img")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

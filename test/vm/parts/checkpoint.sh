@@ -48,6 +48,8 @@ claim "it comes back under another name" ctr c restore --rw --live restored busy
 claim "and runs" until_so task_is restored RUNNING
 claim "its files came back and it counts on" until_so beyond restored "$((at - 5))"
 claim "not from the start" beyond restored 10
+claim "what was masked is masked" same 0 sh -c "ctr t exec --exec-id masked restored cat /proc/keys | wc -c"
+claim "and not by the host's null device" fails ctr t exec --exec-id masks restored grep -q 'devtmpfs.*/proc/keys\|/proc/keys.*devtmpfs' /proc/self/mountinfo
 claim "its parent is a shim" same containerd-shim sh -c "cat /proc/$(awk '$1 == "PPid:" { print $2 }' "/proc/$(task_pid restored)/status")/comm"
 claim "metrics of it" holds 'memory' ctr t metrics restored
 claim "it is paused" ctr t pause restored
