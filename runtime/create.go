@@ -248,8 +248,8 @@ func (n *creation) fill() error {
 		ID: n.ID, Bundle: n.Bundle, Spec: protocol.NewSpec(s), Rootfs: rootfsPath(&n.Config),
 		NewUser: findNamespace(s, specs.UserNamespace) != nil, NewCgroup: made&unix.CLONE_NEWCGROUP != 0,
 		NoPivot: n.NoPivot, Rootless: n.Rootless, NoNewKeyring: n.NoNewKeyring, PlainOutput: n.PlainOutput,
-		AskHooks: s.Hooks != nil && len(s.Hooks.Prestart)+len(s.Hooks.CreateRuntime) > 0,
-		Cgroups:  n.cgroup.Paths(), CgroupUnified: n.cgroup.V2(),
+		AskHooks:      s.Hooks != nil && len(s.Hooks.Prestart)+len(s.Hooks.CreateRuntime) > 0,
+		CgroupUnified: n.cgroup.V2(),
 	}
 	if n.Rootfs != nil {
 		l.add(protocol.FileRootfs, n.Rootfs)
@@ -284,6 +284,7 @@ func (n *creation) prepared(pid int) error {
 		return err
 	}
 	n.c.record.CgroupPaths = n.cgroup.Paths()
+	n.launch.init.Cgroups = n.cgroup.Shown()
 	if len(n.c.record.CgroupPaths) == 0 && !isNew(n.Spec, specs.PIDNamespace) && n.Log != nil {
 		n.Log.Warn("a rootless container without a control group and a pid namespace of its own has processes that nothing can find and end. Such configuration is strongly discouraged.")
 	}

@@ -53,7 +53,10 @@ const unified = ""
 type Manager struct {
 	// dirs are the groups by controller. Where version 2 is alone, unified is
 	// the only key; on a hybrid host unified is there too.
-	dirs     map[string]string
+	dirs map[string]string
+	// stays are the caller's groups of version 1 that a process is left in,
+	// as the container could not have its own.
+	stays    map[string]string
 	v2       bool
 	rootless bool
 	implied  bool   // the path is the default one
@@ -110,6 +113,14 @@ func Load(c Config, paths map[string]string) (_ *Manager, err error) {
 // Paths are the directories by controller; "" stands for version 2. The map is
 // the one that runc keeps in its state.json.
 func (m *Manager) Paths() map[string]string { return maps.Clone(m.dirs) }
+
+// Shown are the directories that the container may see: its own and, of
+// version 1, those that it was left in.
+func (m *Manager) Shown() map[string]string {
+	shown := m.Paths()
+	maps.Copy(shown, m.stays)
+	return shown
+}
 
 // V2 says whether version 2 is the only one.
 func (m *Manager) V2() bool { return m.v2 }
@@ -206,7 +217,10 @@ func (m *Manager) make() error {
 		} else {
 			err = MakeV1(name, dir)
 		}
-		if err != nil && m.forgives(err) || err != nil && name == unified && !m.v2 {
+		if err != nil && m.forgive(name, err) {
+			continue
+		}
+		if err != nil && name == unified && !m.v2 { // a comfort of hybrid hosts
 			delete(m.dirs, name)
 			continue
 		}
@@ -217,9 +231,21 @@ func (m *Manager) make() error {
 	return nil
 }
 
-// forgives says whether a missing permission is no error.
-func (m *Manager) forgives(err error) bool {
-	return m.rootless && m.implied && (errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrNotExist))
+// forgive says whether a missing permission is no error. Then the container
+// has no group there, and its processes stay in the one that they have.
+func (m *Manager) forgive(name string, err error) bool {
+	missing := errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrNotExist)
+	if !m.rootless || !m.implied || !missing {
+		return false
+	}
+	if !m.v2 && m.unit == nil && name != unified {
+		if m.stays == nil {
+			m.stays = map[string]string{}
+		}
+		m.stays[name] = filepath.Dir(m.dirs[name]) // see resolve: an id below the caller's group
+	}
+	delete(m.dirs, name)
+	return true
 }
 
 // Join moves a process into the groups. Version 2 refuses one into a group
@@ -237,14 +263,10 @@ func (m *Manager) Join(pid, beside int) error {
 				err = write(dir, "cgroup.procs", fmt.Sprint(pid))
 			}
 		}
-		if err != nil && name == unified && !m.v2 {
-			err = nil // a comfort of hybrid hosts
-		}
-		if err != nil && m.forgives(err) {
-			delete(m.dirs, name)
+		if err == nil || m.forgive(name, err) {
 			continue
 		}
-		if err != nil {
+		if name != unified || m.v2 { // a comfort of hybrid hosts
 			return fmt.Errorf("cgroup: process %d: %w", pid, err)
 		}
 	}

@@ -455,3 +455,21 @@ func TestJoinBesideAnInit(t *testing.T) {
 		}
 	})
 }
+
+func TestWithoutPermissionAProcessStaysInItsGroup(t *testing.T) {
+	own := t.TempDir()
+	m := &Manager{rootless: true, implied: true, dirs: map[string]string{
+		unified: filepath.Join(own, "unified", "id"), "pids": filepath.Join(own, "id"),
+	}}
+	// Nothing is there to write to, which a plain user may not tell from what
+	// belongs to root.
+	if err := m.Join(os.Getpid(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.Paths(); len(got) != 0 {
+		t.Errorf("the container claims %v", got)
+	}
+	if got := m.Shown(); len(got) != 1 || got["pids"] != own {
+		t.Errorf("the container sees %v, want %s for pids", got, own)
+	}
+}
