@@ -44,6 +44,7 @@ func TestSizesAndAges(t *testing.T) {
 func TestSignals(t *testing.T) {
 	for name, want := range map[string]unix.Signal{
 		"": unix.SIGTERM, "9": unix.SIGKILL, "KILL": unix.SIGKILL, "SIGHUP": unix.SIGHUP, "sigusr1": unix.SIGUSR1, "RTMIN+3": 37,
+		"RTMIN": 34, "SIGRTMAX-2": 62, "IOT": unix.SIGABRT, "cld": unix.SIGCHLD, "POLL": unix.SIGIO,
 	} {
 		if got, err := parseSignal(name); got != want || err != nil {
 			t.Errorf("%q: %v, %v", name, got, err)

@@ -35,6 +35,7 @@ const patience = 60 * time.Second
 //
 //	$IMAGE           a busybox image in a registry on loopback
 //	$ROOT            the daemon's root
+//	$PEER            the peer's ctr
 //	same ARG...      runs ctr and its peer, and compares what they print
 //	until RE ARG...  runs ctr until its output matches
 //	[peer]           the peer's ctr is there
@@ -60,6 +61,7 @@ func runScripts(t *testing.T, d *daemon, image, dir string) {
 			e.Setenv("CONTAINERD_NAMESPACE", ns)
 			e.Setenv("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS", "true")
 			e.Setenv("IMAGE", image)
+			e.Setenv("PEER", peer("ctr"))
 			e.Setenv("ROOT", filepath.Dir(d.address)+"/root")
 			e.Setenv("REGISTRY", strings.Split(image, "/")[0])
 			e.Defer(func() { d.clean(t, ns) })

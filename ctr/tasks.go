@@ -3,6 +3,7 @@
 package ctr
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -373,6 +374,12 @@ func killTask(f flagSet) action {
 	}
 }
 
+// moreSignals are names besides those that package unix gives. 32 and 33 are
+// the C library's.
+var moreSignals = map[string]unix.Signal{
+	"SIGCLD": unix.SIGCHLD, "SIGIOT": unix.SIGABRT, "SIGPOLL": unix.SIGIO, "SIGRTMIN": 34, "SIGRTMAX": 64,
+}
+
 // parseSignal reads a number, or a name with or without SIG; SIGTERM if
 // there is none.
 func parseSignal(name string) (unix.Signal, error) {
@@ -386,11 +393,14 @@ func parseSignal(name string) (unix.Signal, error) {
 	if !strings.HasPrefix(long, "SIG") {
 		long = "SIG" + long
 	}
-	if sig := unix.SignalNum(long); sig != 0 {
+	if sig := cmp.Or(unix.SignalNum(long), moreSignals[long]); sig != 0 {
 		return sig, nil
 	}
 	if n, err := strconv.Atoi(strings.TrimPrefix(long, "SIGRTMIN+")); err == nil && n >= 0 && n <= 30 {
-		return unix.Signal(34 + n), nil // 32 and 33 are the C library's
+		return moreSignals["SIGRTMIN"] + unix.Signal(n), nil
+	}
+	if n, err := strconv.Atoi(strings.TrimPrefix(long, "SIGRTMAX-")); err == nil && n >= 0 && n <= 30 {
+		return moreSignals["SIGRTMAX"] - unix.Signal(n), nil
 	}
 	return 0, fmt.Errorf("invalid signal: %s", name)
 }

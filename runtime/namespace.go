@@ -71,6 +71,9 @@ func (l *launch) namespaces(joins []joined, made uintptr, offsets string) error 
 func (l *launch) join(joins []joined) {
 	var retries []func()
 	for _, j := range joins {
+		if j.flag == unix.CLONE_NEWTIME {
+			l.fork.OwnMemory = true // or the kernel counts the caller's threads
+		}
 		if j.flag != unix.CLONE_NEWUSER {
 			retries = append(retries, l.fork.SetnsEither(j.file, j.flag))
 		}

@@ -488,6 +488,34 @@ func TestCreateRefusesBadSpecs(t *testing.T) {
 	}
 }
 
+// Who joins a time namespace must be alone in its memory.
+func TestTimeNamespacesAreJoined(t *testing.T) {
+	if _, err := os.Stat("/proc/self/ns/time"); err != nil {
+		t.Skip("needs Linux 5.6")
+	}
+	b := newBox(t, "sleep 1000")
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: "time"})
+	b.spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 900000000}}
+	c, _, err := b.create(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	const uptime = "busybox cut -d. -f1 /proc/uptime | busybox wc -c"
+	if out, _, err := execute(t, c, nil, "sh", "-c", uptime); err != nil || strings.TrimSpace(out) != "10" {
+		t.Errorf("an exec prints %q, %v", out, err)
+	}
+	other := newBox(t, uptime)
+	other.spec.Linux.CgroupsPath += "-other"
+	other.spec.Linux.Namespaces = append(other.spec.Linux.Namespaces,
+		specs.LinuxNamespace{Type: "time", Path: fmt.Sprintf("/proc/%d/ns/time", c.record.Pid)})
+	if out, status, err := other.run(nil); err != nil || status != 0 || strings.TrimSpace(out) != "10" {
+		t.Errorf("another container prints %q, %d, %v", out, status, err)
+	}
+}
+
 func TestWithoutAMountNamespace(t *testing.T) {
 	b := newBox(t, "sleep 1000")
 	b.spec.Linux.Namespaces = []specs.LinuxNamespace{{Type: "uts"}}

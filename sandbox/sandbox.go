@@ -96,8 +96,8 @@ type Endpoints struct {
 	Manager *Manager
 }
 
-// Endpoint implements task.Sandboxes. There is no address if the sandbox does
-// not run.
+// Endpoint implements task.Sandboxes. There is no address if the sandbox's
+// controller has none to give.
 func (e Endpoints) Endpoint(ctx context.Context, ns ident.Namespace, id string) (task.Endpoint, error) {
 	sb, err := e.DB.Sandboxes(ident.Scope{Namespace: ns}).Get(ctx, id)
 	if err != nil {
@@ -108,5 +108,8 @@ func (e Endpoints) Endpoint(ctx context.Context, ns ident.Namespace, id string) 
 		return task.Endpoint{}, err
 	}
 	st, err := c.Status(ctx, ns, id, false)
+	if err == nil && st.Endpoint.Address == "" && !st.ExitedAt.IsZero() {
+		err = fmt.Errorf("it has ended: %w", errdefs.ErrFailedPrecondition)
+	}
 	return st.Endpoint, err
 }

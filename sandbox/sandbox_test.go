@@ -233,6 +233,13 @@ func TestTaskRunsInItsSandbox(t *testing.T) {
 	if err := c.Shutdown(ctx, ns, "s"); err != nil {
 		t.Error(err)
 	}
+	if _, err := h.db.Containers(scope).Create(ctx, meta.Container{
+		ID: "d", Sandbox: "s", Runtime: meta.Runtime{Name: h.shim}, Spec: &anypb.Any{TypeUrl: "x", Value: []byte("{}")}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Create(ctx, ns, "d", task.CreateOpts{}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a task of a sandbox that does not run: %v", err)
+	}
 	h.checkEmpty(t)
 }
 
