@@ -4,6 +4,7 @@ package daemon
 
 import (
 	"context"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -111,13 +112,13 @@ func TestAStuckSnapshotterHoldsUpNobodyElse(t *testing.T) {
 	}
 }
 
-// everything does what has nothing to do with the snapshotter that is stuck.
+// everything does what has nothing to do with a snapshotter that is in trouble.
 func everything(t *testing.T, ctx context.Context, c *client.Client, id string) {
 	t.Helper()
 	must := func(what string, err error) {
 		t.Helper()
 		if err != nil {
-			t.Fatalf("%s while %s hangs: %v", what, id, err)
+			t.Fatalf("%s beside %s: %v", what, id, err)
 		}
 	}
 	root := map[string]string{"containerd.io/gc.root": "1"}
@@ -148,6 +149,14 @@ func everything(t *testing.T, ctx context.Context, c *client.Client, id string) 
 	_, err = c.Images().Delete(ctx, &imagesapi.DeleteImageRequest{Name: id, Sync: true})
 	must("image delete", err)
 	if _, err := c.Store().Info(ctx, digest.FromString(id)); err == nil {
-		t.Errorf("while %s hangs, the blob of an image that was removed is still there", id)
+		t.Errorf("beside %s, the blob of an image that was removed is still there", id)
 	}
+}
+
+// Nor does one that is not there fail what others ask.
+func TestASnapshotterThatIsDownFailsNobodyElse(t *testing.T) {
+	conf := configAt(shortDir(t))
+	conf.ProxyPlugins = map[string]ProxyPlugin{"down": {Type: "snapshot", Address: filepath.Join(shortDir(t), "none.sock")}}
+	_, c, _ := start(t, conf)
+	everything(t, t.Context(), c, "nothing")
 }

@@ -44,6 +44,7 @@ type world struct {
 	*Service
 	overlay *snapshot.Store
 	native  *snapshot.Store
+	stuck   *stuckSnapshotter
 	dir     string
 }
 
@@ -70,14 +71,32 @@ func openWorld(t testing.TB, dir string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := map[string]*snapshot.Store{"overlayfs": overlay, "native": native}
-	db, err := meta.Open(filepath.Join(dir, "meta.db"), meta.Options{NoSync: true}, local, map[string]snapshot.Snapshotter{"overlayfs": overlay, "native": native}, event.New())
+	other, err := snapshot.OpenNative(filepath.Join(dir, "stuck"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { db.Close(); overlay.Close(); native.Close() })
+	all := map[string]*snapshot.Store{"overlayfs": overlay, "native": native, "stuck": other}
+	stuck := &stuckSnapshotter{other, make(chan bool, 1)}
+	db, err := meta.Open(filepath.Join(dir, "meta.db"), meta.Options{NoSync: true}, local,
+		map[string]snapshot.Snapshotter{"overlayfs": overlay, "native": native, "stuck": stuck}, event.New())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close(); overlay.Close(); native.Close(); other.Close() })
 	caps := func(name string) []string { return all[name].Capabilities() }
-	return &world{New(Config{DB: db, Capabilities: caps, Temp: dir}), overlay, native, dir}
+	return &world{New(Config{DB: db, Capabilities: caps, Temp: dir}), overlay, native, stuck, dir}
+}
+
+// stuckSnapshotter prepares nothing until its caller gives up.
+type stuckSnapshotter struct {
+	*snapshot.Store
+	begun chan bool
+}
+
+func (s *stuckSnapshotter) Prepare(ctx context.Context, _, _ string, _ map[string]string) ([]mount.Mount, error) {
+	s.begun <- true
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 func layer(t *testing.T, entries ...string) v1.Layer {
@@ -261,6 +280,33 @@ func TestConcurrentPullsOfOneImage(t *testing.T) {
 	if got := w.files(t, "overlayfs"); got != "a a/three a/two b b/amd64" {
 		t.Errorf("files: %s", got)
 	}
+}
+
+// Pulls share downloads, and nothing else if they unpack with different
+// snapshotters.
+func TestAStuckSnapshotterHoldsUpNoOtherPull(t *testing.T) {
+	w := newWorld(t)
+	ref := serve(t, nil) + "/x:t"
+	upload(t, ref, testImage(t, "amd64"))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Pull(ctx, scope, ref, pullOpts("first", "stuck")) }()
+	<-w.stuck.begun
+	for _, ns := range []ident.Namespace{scope.Namespace, "other"} {
+		if err := w.Pull(t.Context(), ident.Scope{Namespace: ns}, ref, pullOpts("second", "overlayfs")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("the pull that is stuck ended: %v", err)
+	default:
+	}
+	cancel()
+	if err := <-ended; err == nil {
+		t.Error("the pull that was stuck has ended well")
+	}
+	w.clean(t)
 }
 
 func TestBadRegistriesLeaveNothing(t *testing.T) {

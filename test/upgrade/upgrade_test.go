@@ -7,6 +7,7 @@ package upgrade
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -103,7 +104,8 @@ func inventory(t *testing.T, d *host.Daemon) string {
 		{"ns", "ls"}, {"i", "ls", "-q"}, {"c", "ls"}, {"t", "ls"}, {"snapshots", "ls"}, {"leases", "ls", "-q"}, {"content", "ls", "-q"},
 	} {
 		b.WriteString("$ ctr " + strings.Join(args, " ") + "\n")
-		for line := range strings.Lines(d.Ctr(t, args...)) {
+		// Upstream lists tasks in any order.
+		for _, line := range slices.Sorted(strings.Lines(d.Ctr(t, args...))) {
 			// A daemon that starts removes tasks that have ended.
 			if !strings.Contains(line, "STOPPED") {
 				b.WriteString(strings.Join(strings.Fields(line), " ") + "\n")
