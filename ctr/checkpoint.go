@@ -290,7 +290,11 @@ func (s *session) readCheckpoint(c *client.Client, name string) (*restored, erro
 	if err != nil {
 		return nil, err
 	}
-	index, err := image.ReadIndex(s.ctx, c.Store(), client.Descriptor(resp.Image.Target))
+	target := client.Descriptor(resp.Image.Target)
+	if !image.IsIndex(target.MediaType) {
+		return nil, fmt.Errorf("image %s: not a checkpoint: %w", name, errdefs.ErrInvalidArgument)
+	}
+	index, err := image.ReadIndex(s.ctx, c.Store(), target)
 	return &restored{c, index}, err
 }
 

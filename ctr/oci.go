@@ -22,7 +22,7 @@ func printSpec(f flagSet) action {
 		if *platform != "" {
 			p, err := platforms.Parse(*platform)
 			if err != nil {
-				return err
+				return fmt.Errorf("failed to generate spec: %w", err)
 			}
 			if p.OS != "linux" {
 				return fmt.Errorf("spec for %s: %w", *platform, errdefs.ErrNotImplemented)

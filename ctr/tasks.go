@@ -13,6 +13,7 @@ import (
 
 	containersapi "github.com/containerd/containerd/api/services/containers/v1"
 	tasksapi "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -165,6 +166,9 @@ func (s *session) exec(e *execFlags, id string, args []string) error {
 	r, t, err := s.containerAndTask(c, id)
 	if err != nil {
 		return err
+	}
+	if e.id == "" {
+		return fmt.Errorf("exec id must not be empty: %w", errdefs.ErrInvalidArgument)
 	}
 	spec, err := client.Spec(r.Spec)
 	if err != nil {
