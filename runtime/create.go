@@ -285,6 +285,9 @@ func (n *creation) prepared(pid int) error {
 	}
 	n.c.record.CgroupPaths = n.cgroup.Paths()
 	n.launch.init.Cgroups = n.cgroup.Shown()
+	if err := delegate(n.cgroup, n.Spec); err != nil {
+		return err
+	}
 	if len(n.c.record.CgroupPaths) == 0 && !isNew(n.Spec, specs.PIDNamespace) && n.Log != nil {
 		n.Log.Warn("a rootless container without a control group and a pid namespace of its own has processes that nothing can find and end. Such configuration is strongly discouraged.")
 	}

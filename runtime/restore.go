@@ -266,6 +266,9 @@ func (r *restoration) started(pid int, o *criu.Options) error {
 		return err
 	}
 	r.c.record.CgroupPaths = r.cgroup.Paths()
+	if err := delegate(r.cgroup, r.Spec); err != nil {
+		return err
+	}
 	groups, err := cgroup.Of(pid)
 	o.CgroupRoots = groups
 	return err
