@@ -46,6 +46,8 @@ type container struct {
 	execs  map[string]*process
 	cgroup *cgstat.Group // nil until the init runs
 	oom    *cgstat.Watch
+
+	kills sync.WaitGroup // of what the init left
 }
 
 // bundleConfig is what the shim reads of a bundle's config.json.
@@ -266,6 +268,7 @@ func (c *container) delete(ctx context.Context, execID string) (*process, error)
 
 // deleteInit has the runtime delete the container.
 func (c *container) deleteInit(ctx context.Context, p *process, before state) error {
+	c.kills.Wait() // a runtime may freeze a container to kill all of it, and deletes none that is frozen
 	if before == stopped || p.pid != 0 {
 		// An init that never started is killed by force.
 		if err := c.driver.Delete(ctx, before == created); err != nil {

@@ -106,7 +106,7 @@ func (c *container) settle() {
 	if c.active() == 0 {
 		c.finish(p)
 	} else if c.sharedPID {
-		go c.killAll()
+		c.kills.Go(c.killAll)
 	}
 }
 

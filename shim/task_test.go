@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -116,6 +117,42 @@ func TestExitOfInitIsLast(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestDeleteWaitsForTheKillOfWhatTheInitLeft(t *testing.T) {
+	runc, err := exec.LookPath("runc")
+	if err != nil {
+		t.Skip("needs runc")
+	}
+	w := newWorld(t)
+	slow := filepath.Join(w.dir, "slow")
+	script := fmt.Sprintf(`#!/bin/sh
+case " $* " in
+*" kill --all "*)
+	touch %[1]s/killing
+	%[2]s "$@"
+	sleep 0.5
+	rm %[1]s/killing
+	exit ;;
+*" delete "*)
+	[ ! -e %[1]s/killing ] || exit 1 ;;
+esac
+exec %[2]s "$@"
+`, w.dir, runc)
+	if err := os.WriteFile(slow, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(driverEnv, slow)
+	s := newSpec("sleep", "1000")
+	s["linux"].(spec)["namespaces"] = []spec{{"type": "ipc"}, {"type": "uts"}, {"type": "mount"}}
+	b := w.box(t, "slow", s)
+	b.create(stdio{})
+	b.run("")
+	b.exec("x", stdio{}, "sleep", "1000")
+	b.run("x")
+	b.kill("", unix.SIGKILL)
+	b.wait("")
+	b.delete("")
 }
 
 func TestExecAfterTheInitEnded(t *testing.T) {
