@@ -57,7 +57,7 @@ func pair(t *testing.T) (ours, upstream *system, ref string) {
 
 func systems(t *testing.T, upstreamConfig string) (ours, upstream *system) {
 	t.Helper()
-	return startSystem(t, "ours", host.Bin(), ""), startSystem(t, "upstream", host.Peers(), upstreamConfig)
+	return startSystem(t, "ours", installed(t, host.Bin()), ""), startSystem(t, "upstream", installed(t, host.Peers()), upstreamConfig)
 }
 
 // both makes a row's sides of one function.
@@ -173,6 +173,7 @@ func TestRuntime(t *testing.T) {
 	host.Need(t, filepath.Join(host.Bin(), "runc"), filepath.Join(host.Peers(), "runc"), "crun")
 	hideUnified(t)
 	b := bundle(t)
+	ourBin, peerBin := installed(t, host.Bin()), installed(t, host.Peers())
 	measured := func(name, program string) side {
 		g := newGroup(t, name)
 		return side{Group: g, Do: func(t *testing.T, i int) {
@@ -182,8 +183,8 @@ func TestRuntime(t *testing.T) {
 			}
 		}}
 	}
-	ours := measured("runc-ours", filepath.Join(host.Bin(), "runc"))
-	row{"runc run true", 31, 0.30, ours, measured("runc", filepath.Join(host.Peers(), "runc")), "runc 1.5.1"}.measure(t)
+	ours := measured("runc-ours", filepath.Join(ourBin, "runc"))
+	row{"runc run true", 31, 0.30, ours, measured("runc", filepath.Join(peerBin, "runc")), "runc 1.5.1"}.measure(t)
 	row{"runc run true", 31, 1.00, ours, measured("crun", "crun"), "crun"}.measure(t)
 }
 

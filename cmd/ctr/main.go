@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"slipway/ctr"
+	_ "slipway/internal/hugeheap"
 )
 
 func main() { os.Exit(ctr.Main()) }
