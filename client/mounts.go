@@ -37,15 +37,16 @@ func (c *Client) Deactivate(ctx context.Context, name string) error {
 	return err
 }
 
-// withMounted calls fn while mounts are performed at root, read-only.
+// withMounted calls fn while mounts are performed at root, read-only. It opens
+// root and does not walk from it (mount.WithRoot).
 func (c *Client) withMounted(ctx context.Context, mounts []mount.Mount, fn func(root string) error) error {
 	return c.mounted(ctx, mount.ReadOnly(mounts), fn)
 }
 
-// mounted calls fn while mounts are performed at root.
+// mounted is withMounted, with what mounts say of writing.
 func (c *Client) mounted(ctx context.Context, mounts []mount.Mount, fn func(root string) error) (err error) {
 	if mount.Plain(mounts) {
-		return mount.WithTemp(ctx, "", mounts, fn)
+		return mount.WithRoot(ctx, mounts, fn)
 	}
 	name := "temporary-" + rand.Text()
 	system, err := c.Activate(ctx, name, mounts)
@@ -58,5 +59,5 @@ func (c *Client) mounted(ctx context.Context, mounts []mount.Mount, fn func(root
 	if len(system) == 0 {
 		return errors.New("the daemon left no mount to perform")
 	}
-	return mount.WithTemp(ctx, "", system, fn)
+	return mount.WithRoot(ctx, system, fn)
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/cyphar/filepath-securejoin"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"slipway/linux"
 )
 
 // A Mount is one mount(2) call, in the form that fstab(5) and the wire use.
@@ -248,6 +250,20 @@ func WithTemp(ctx context.Context, dir string, mounts []Mount, fn func(root stri
 		return err
 	}
 	return fn(root)
+}
+
+// WithRoot is WithTemp for a function that opens root, which is a magic link,
+// and does not walk from it: where the kernel can (Linux 5.2), the mount
+// appears nowhere, and is gone even when the process is killed.
+func WithRoot(ctx context.Context, mounts []Mount, fn func(root string) error) error {
+	if len(mounts) == 1 && mounts[0].Target == "" && ctx.Err() == nil {
+		if f, err := mounts[0].detached(); err == nil {
+			defer f.Close()
+			return fn(linux.FdPath(f))
+		}
+		// The error of mount(2), if there is one, says more.
+	}
+	return WithTemp(ctx, "", mounts, fn)
 }
 
 // unmountAndRemove uses rmdir: if something is still mounted at root, nothing

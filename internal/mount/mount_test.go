@@ -144,3 +144,46 @@ func TestReadOnlyOverlayKeepsItsUpper(t *testing.T) {
 		t.Errorf("got %q, want %q", got[0].Options, want)
 	}
 }
+
+func TestWithRootMountsForNobodyElse(t *testing.T) {
+	needsRoot(t)
+	lower, upper := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(lower, "f"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range map[string]Mount{
+		"bind":    {Type: "bind", Source: lower, Options: []string{"ro", "rbind"}},
+		"overlay": {Type: "overlay", Source: "overlay", Options: []string{"ro", "lowerdir=" + lower + ":" + upper}},
+	} {
+		before, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		called := false
+		err = WithRoot(t.Context(), []Mount{m}, func(root string) error {
+			called = true
+			if during, err := os.ReadFile("/proc/self/mountinfo"); err != nil || string(during) != string(before) {
+				t.Errorf("%s: the mount is in the table, %v", name, err)
+			}
+			r, err := os.OpenRoot(root)
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			if data, err := r.ReadFile("f"); err != nil || string(data) != "x" {
+				t.Errorf("%s: %q, %v", name, data, err)
+			}
+			if f, err := r.Create("new"); err == nil {
+				f.Close()
+				t.Errorf("%s: can be written to", name)
+			}
+			return nil
+		})
+		if err != nil || !called {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := WithRoot(t.Context(), []Mount{{Type: "bind", Source: lower + "/none"}}, nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what is not there: %v", err)
+	}
+}
