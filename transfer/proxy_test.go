@@ -18,13 +18,15 @@ import (
 )
 
 // badProxy stands between clients and a server. Of every so many connections it
-// cuts one, somewhere in what the server says.
+// cuts one, somewhere in what the server says; one that ends before has the next
+// cut in its place.
 type badProxy struct {
 	listener  net.Listener
 	server    string
 	each      int64
 	random    *rand.Rand
 	connected atomic.Int64
+	owed      atomic.Int64 // cuts that are to come
 	sent      atomic.Int64 // bytes to clients
 	cuts      atomic.Int64
 	wg        sync.WaitGroup
@@ -51,9 +53,13 @@ func (p *badProxy) accept() {
 		if err != nil {
 			return
 		}
-		left := int64(-1)
 		if p.connected.Add(1)%p.each == 0 {
-			left = p.random.Int64N(1 << 20)
+			p.owed.Add(1)
+		}
+		left := int64(-1)
+		if p.owed.Load() > 0 {
+			p.owed.Add(-1)
+			left = p.random.Int64N(1 << 17)
 		}
 		p.wg.Go(func() { p.pass(c.(*net.TCPConn), left) })
 	}
@@ -79,8 +85,11 @@ func (p *badProxy) pass(client *net.TCPConn, left int64) {
 	n, _ := io.Copy(counter{client, &p.sent}, answers)
 	// The connection is closed, not reset: what the kernel would throw away by
 	// that is not fetched twice by the client, but could not be told from it.
-	if n == left {
+	switch {
+	case n == left:
 		p.cuts.Add(1)
+	case left >= 0:
+		p.owed.Add(1)
 	}
 }
 
