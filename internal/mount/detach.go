@@ -21,17 +21,22 @@ const maxParameter = 255
 // cannot make them so, they are made at target for a moment. The error is
 // errors.ErrUnsupported if it cannot do that either (before Linux 5.12).
 func Detached(mounts []Mount, target string) (*os.File, error) {
-	if len(mounts) == 1 && mounts[0].Target == "" {
-		if f, err := mounts[0].detached(); err == nil {
-			return f, nil
-		}
-		// The error of mount(2), if there is one, says more.
+	if f, err := detached(mounts); err == nil {
+		return f, nil // else the error of mount(2), if there is one, says more
 	}
 	if err := All(mounts, target); err != nil {
 		return nil, err
 	}
 	f, err := clone(target, true, 0)
 	return f, errors.Join(err, UnmountRecursive(target))
+}
+
+// detached is Detached for what the kernel makes without a place.
+func detached(mounts []Mount) (*os.File, error) {
+	if len(mounts) != 1 || mounts[0].Target != "" {
+		return nil, errors.ErrUnsupported
+	}
+	return mounts[0].detached()
 }
 
 func (m Mount) detached() (*os.File, error) {

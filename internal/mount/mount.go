@@ -256,12 +256,12 @@ func WithTemp(ctx context.Context, dir string, mounts []Mount, fn func(root stri
 // and does not walk from it: where the kernel can (Linux 5.2), the mount
 // appears nowhere, and is gone even when the process is killed.
 func WithRoot(ctx context.Context, mounts []Mount, fn func(root string) error) error {
-	if len(mounts) == 1 && mounts[0].Target == "" && ctx.Err() == nil {
-		if f, err := mounts[0].detached(); err == nil {
-			defer f.Close()
-			return fn(linux.FdPath(f))
-		}
-		// The error of mount(2), if there is one, says more.
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if f, err := detached(mounts); err == nil {
+		defer f.Close()
+		return fn(linux.FdPath(f))
 	}
 	return WithTemp(ctx, "", mounts, fn)
 }
