@@ -173,9 +173,7 @@ func (s *session) start(c *client.Client, r starting) (err error) {
 		defer s.disconnect(r.id)
 	}
 	signals := s.signals(tty)
-	if tty != nil {
-		s.resize(s.ctx, t.Process, tty) // the process may look before attend can tell it
-	}
+	s.resize(s.ctx, t.Process, tty) // the process may look before attend can tell it
 	if err := t.Start(s.ctx); err != nil {
 		return err
 	}

@@ -80,9 +80,7 @@ func (s *session) signals(tty *terminal) chan os.Signal {
 // if it has none, until stop.
 func (s *session) attend(p *client.Process, tty *terminal, signals chan os.Signal) (stop func()) {
 	ctx := context.WithoutCancel(s.ctx)
-	if tty != nil {
-		s.resize(ctx, p, tty)
-	}
+	s.resize(ctx, p, tty)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -129,6 +127,7 @@ func (t *terminal) size() *specs.Box {
 	return &specs.Box{Height: uint(height), Width: uint(width)}
 }
 
+// resize tells a process the size of the terminal, if there is one.
 func (s *session) resize(ctx context.Context, p *client.Process, t *terminal) {
 	size := t.size()
 	if size == nil {
