@@ -119,9 +119,14 @@ func files(t testing.TB, d *host.Daemon, ref string) string {
 func (p *plug) pull(t *testing.T, ref string) {
 	t.Helper()
 	p.Ctr(t, "images", "pull", "--plain-http", ref)
+	p.mark(ref, true)
+}
+
+// mark says whether an image must be there after a cut.
+func (p *plug) mark(ref string, here bool) {
 	p.mu.Lock()
-	p.here[ref] = true
-	p.mu.Unlock()
+	defer p.mu.Unlock()
+	p.here[ref] = here
 }
 
 func (p *plug) pullAndRemove(t *testing.T, refs []string, stop chan struct{}) {
@@ -133,18 +138,14 @@ func (p *plug) pullAndRemove(t *testing.T, refs []string, stop chan struct{}) {
 			default:
 			}
 			if mathrand.IntN(2) == 0 {
-				p.mu.Lock()
-				delete(p.here, ref)
-				p.mu.Unlock()
+				p.mark(ref, false)
 				p.Try(t, "images", "rm", "--sync", ref)
 			}
 			if r := p.Try(t, "images", "pull", "--plain-http", ref); r.Code != 0 {
 				t.Errorf("pull %s: %s", ref, r.Stderr)
 				return
 			}
-			p.mu.Lock()
-			p.here[ref] = true
-			p.mu.Unlock()
+			p.mark(ref, true)
 		}
 	}
 }
@@ -155,7 +156,7 @@ func (p *plug) cut(t *testing.T) int {
 	dir := host.TempDir(t)
 	file := filepath.Join(filepath.Dir(p.disk), "copy")
 	p.mu.Lock()
-	here := slices.Sorted(maps.Keys(p.here))
+	here := maps.Clone(p.here)
 	p.mu.Unlock()
 	clone(t, p.disk, file)
 	t.Cleanup(func() { os.Remove(file) })
@@ -167,8 +168,8 @@ func (p *plug) cut(t *testing.T) int {
 	}
 	d := host.Start(t, host.Options{Dir: dir})
 	found := strings.Fields(d.Ctr(t, "images", "ls", "-q"))
-	for _, ref := range here {
-		if !slices.Contains(found, ref) {
+	for _, ref := range p.refs {
+		if here[ref] && !slices.Contains(found, ref) {
 			t.Errorf("%s was pulled before the cut, and is lost", ref)
 		}
 	}
