@@ -19,18 +19,15 @@ func TestMain(m *testing.M) { os.Exit(host.Main(m)) }
 
 // docker is Debian's dockerd on a containerd, in a network namespace of its
 // own, so that its bridge and its packet filter are not the host's.
-type docker struct {
-	t      *testing.T
-	socket string
-	path   string
-}
+type docker struct{ program }
 
 func startDocker(t *testing.T, d *host.Daemon, flags ...string) *docker {
 	t.Helper()
 	unpacked := filepath.Join(host.Root(), ".cache", "docker", "usr")
 	host.Need(t, filepath.Join(unpacked, "sbin", "dockerd"), "unshare", "iptables")
 	dir := host.TempDir(t)
-	k := &docker{t: t, socket: filepath.Join(dir, "docker.sock"), path: filepath.Join(unpacked, "bin", "docker")}
+	socket := "unix://" + filepath.Join(dir, "docker.sock")
+	k := &docker{program{t: t, name: "docker", line: []string{filepath.Join(unpacked, "bin", "docker"), "-H", socket}}}
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +35,7 @@ func startDocker(t *testing.T, d *host.Daemon, flags ...string) *docker {
 	defer log.Close()
 	args := append([]string{"-n", "--", "sh", "-c", `ip link set lo up 2>/dev/null; exec "$@"`, "sh", filepath.Join(unpacked, "sbin", "dockerd"),
 		"--containerd", d.Address, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
-		"--pidfile", filepath.Join(dir, "pid"), "-H", "unix://" + k.socket, "--storage-driver", "overlay2"}, flags...)
+		"--pidfile", filepath.Join(dir, "pid"), "-H", socket, "--storage-driver", "overlay2"}, flags...)
 	cmd := exec.Command("unshare", args...)
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(unpacked, "sbin")+":"+filepath.Join(unpacked, "bin")+":"+strings.TrimPrefix(d.Path(), "PATH="))
 	cmd.Stdout, cmd.Stderr = log, log
@@ -58,29 +55,6 @@ func startDocker(t *testing.T, d *host.Daemon, flags ...string) *docker {
 	})
 	host.Until(t, "dockerd answers", func() bool { return k.try("version").Code == 0 })
 	return k
-}
-
-func (k *docker) try(args ...string) host.Result {
-	k.t.Helper()
-	return host.Exec(k.t, nil, "", k.path, append([]string{"-H", "unix://" + k.socket}, args...)...)
-}
-
-// do runs a command that must succeed and returns its stdout.
-func (k *docker) do(args ...string) string {
-	k.t.Helper()
-	r := k.try(args...)
-	if r.Code != 0 {
-		k.t.Fatalf("docker %s: exit code %d\n%s%s", strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
-	}
-	return r.Stdout
-}
-
-// want runs a command whose stdout must be text.
-func (k *docker) want(text string, args ...string) {
-	k.t.Helper()
-	if out := k.do(args...); out != text {
-		k.t.Errorf("docker %s printed %q, not %q", strings.Join(args, " "), out, text)
-	}
 }
 
 // archive is the image busybox:latest as `docker load` reads it.

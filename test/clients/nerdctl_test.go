@@ -17,8 +17,7 @@ import (
 // A nerd is nerdctl on a containerd, both in a network namespace of their own:
 // its networks are made by a hook that the shim runs.
 type nerd struct {
-	t     *testing.T
-	d     *host.Daemon
+	program
 	netns string
 	dir   string
 }
@@ -26,17 +25,20 @@ type nerd struct {
 func startNerdctl(t *testing.T) *nerd {
 	t.Helper()
 	const plugins = "/usr/lib/cni"
-	program := filepath.Join(host.Root(), ".cache", "peers", "nerdctl")
-	host.Need(t, program, "iptables", filepath.Join(plugins, "bridge"), filepath.Join(plugins, "firewall"), filepath.Join(plugins, "tuning"))
-	n := &nerd{t: t, netns: host.NetNS(t), dir: host.TempDir(t)}
-	n.d = host.Start(t, host.Options{Wrap: []string{"nsenter", "--net=" + n.netns}})
-	settings := "address = \"" + n.d.Address + `"
-data_root = "` + filepath.Join(n.dir, "data") + `"
+	command := filepath.Join(host.Peers(), "nerdctl")
+	host.Need(t, command, "iptables", filepath.Join(plugins, "bridge"), filepath.Join(plugins, "firewall"), filepath.Join(plugins, "tuning"))
+	netns, dir := host.NetNS(t), host.TempDir(t)
+	inside := []string{"nsenter", "--net=" + netns}
+	d := host.Start(t, host.Options{Wrap: inside})
+	config := filepath.Join(dir, "nerdctl.toml")
+	n := &nerd{program{t, "nerdctl", append(inside[:2:2], command), []string{"NERDCTL_TOML=" + config, d.Path()}}, netns, dir}
+	settings := "address = \"" + d.Address + `"
+data_root = "` + filepath.Join(dir, "data") + `"
 cni_path = "` + plugins + `"
-cni_netconfpath = "` + filepath.Join(n.dir, "net.d") + `"
+cni_netconfpath = "` + filepath.Join(dir, "net.d") + `"
 cgroup_manager = "cgroupfs"
 `
-	if err := os.WriteFile(filepath.Join(n.dir, "nerdctl.toml"), []byte(settings), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -45,29 +47,6 @@ cgroup_manager = "cgroupfs"
 		}
 	})
 	return n
-}
-
-func (n *nerd) try(args ...string) host.Result {
-	n.t.Helper()
-	program := filepath.Join(host.Root(), ".cache", "peers", "nerdctl")
-	env := []string{"NERDCTL_TOML=" + filepath.Join(n.dir, "nerdctl.toml"), n.d.Path()}
-	return host.Exec(n.t, env, "", "nsenter", append([]string{"--net=" + n.netns, program}, args...)...)
-}
-
-func (n *nerd) do(args ...string) string {
-	n.t.Helper()
-	r := n.try(args...)
-	if r.Code != 0 {
-		n.t.Fatalf("nerdctl %s: exit code %d\n%s%s", strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
-	}
-	return r.Stdout
-}
-
-func (n *nerd) want(text string, args ...string) {
-	n.t.Helper()
-	if out := n.do(args...); out != text {
-		n.t.Errorf("nerdctl %s printed %q, not %q", strings.Join(args, " "), out, text)
-	}
 }
 
 // fetch reads a page from the namespace's own address, until there is one.

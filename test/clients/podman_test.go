@@ -11,18 +11,13 @@ import (
 	"slipway/test/host"
 )
 
-// podman is Debian's, with a store of its own and a runtime that is not its own.
-type podman struct {
-	t     *testing.T
-	flags []string
-}
-
-func newPodman(t *testing.T, runtime string) *podman {
+// newPodman is Debian's, with a store of its own and a runtime that is not its own.
+func newPodman(t *testing.T, runtime string) *program {
 	t.Helper()
 	host.Need(t, "podman", "conmon", runtime)
 	dir := host.TempDir(t)
-	p := &podman{t, []string{
-		"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
+	p := &program{t: t, name: "podman", line: []string{
+		"podman", "--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
 		"--runtime", runtime, "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--storage-driver", "vfs",
 	}}
 	t.Cleanup(func() {
@@ -34,20 +29,6 @@ func newPodman(t *testing.T, runtime string) *podman {
 		}
 	})
 	return p
-}
-
-func (p *podman) try(args ...string) host.Result {
-	p.t.Helper()
-	return host.Exec(p.t, nil, "", "podman", append(p.flags[:len(p.flags):len(p.flags)], args...)...)
-}
-
-func (p *podman) do(args ...string) string {
-	p.t.Helper()
-	r := p.try(args...)
-	if r.Code != 0 {
-		p.t.Fatalf("podman %s: exit code %d\n%s%s", strings.Join(args, " "), r.Code, r.Stdout, r.Stderr)
-	}
-	return r.Stdout
 }
 
 func TestPodmanRunsOurRuntime(t *testing.T) {
